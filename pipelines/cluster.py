@@ -1,0 +1,62 @@
+"""How this program meets Ray: one place that connects, and that says what the cluster has."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+# Piped output would drown in redrawn bars; ours is printed by the driver.
+os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
+
+import ray
+
+
+class ResourceError(RuntimeError):
+    """The cluster is short of something; the message says what is asked for and what there is."""
+
+
+@contextmanager
+def connected() -> Iterator[None]:
+    """Connect to the cluster of RAY_ADDRESS (a Ray job has it set), else start one on this machine for the while.
+
+    SIGTERM is made to unwind like Ctrl-C, so that a cluster started here is always ended here.
+    """
+    if ray.is_initialized():
+        yield
+        return
+    previous = signal.signal(signal.SIGTERM, _interrupt)
+    address = os.environ.get("RAY_ADDRESS")
+    if not address:
+        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process's own, on this machine
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+    try:
+        ray.init(
+            address=address or "local",
+            logging_level="warning",
+            runtime_env={"worker_process_setup_hook": "pipelines.cluster.quiet"},
+        )
+        yield
+    finally:
+        ray.shutdown()
+        signal.signal(signal.SIGTERM, previous)
+
+
+def quiet() -> None:
+    """Runs first in every worker: of Ray's own log lines only warnings reach the terminal."""
+    logging.getLogger("ray").setLevel(logging.WARNING)
+    for name in ("ray.train", "ray.data", "ray.tune"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+
+
+def _interrupt(signum: int, frame: Any) -> None:
+    raise KeyboardInterrupt
+
+
+def cluster_has(resource: str) -> float:
+    """How much of a resource ("CPU", "GPU") the whole cluster has."""
+    return float(ray.cluster_resources().get(resource, 0))

@@ -1,0 +1,128 @@
+"""Adapter or zero-shot model -> embeddings (Ray Data) -> metrics and ranked results."""
+
+from __future__ import annotations
+
+import csv
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import ray.data
+import torch
+from numpy.typing import NDArray
+
+from pipelines.cluster import cluster_has, connected
+from pipelines.data import read_manifest, read_videos
+from pipelines.prepare import prepare
+from pipelines.train_loop import scores
+from vop.adapter import Adapter, load_adapter, model_of
+from vop.backbone import image_size
+from vop.benchmarks import Record
+from vop.config import Experiment
+from vop.metrics import retrieval_ranks, top_k
+
+BATCH = 32
+TOP = 10
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """The metrics of a split, and a row a query: caption, its video, its rank, the best videos."""
+
+    metrics: dict[str, float]
+    queries: list[dict[str, Any]]
+
+
+class Embedder:
+    """A Ray Data actor that holds the tuned model."""
+
+    def __init__(self, adapter: Adapter, cpus: float):
+        warnings.filterwarnings("ignore", message="The given NumPy array is not writable")  # as in train_loop
+        torch.set_num_threads(max(1, int(cpus)))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.model = model_of(adapter).to(self.device)
+
+    @torch.no_grad()
+    def __call__(self, rows: pa.Table, store: str) -> dict[str, NDArray[Any]]:
+        """Records -> a row for each video and each caption: its place in the gallery or among the queries, [E]."""
+        pixels, mask = read_videos(Path(store), rows["video_id"].to_pylist())
+        captions = [caption for texts in rows["captions"].to_pylist() for caption in texts]
+        video = self.model.encode_video(torch.from_numpy(pixels).to(self.device), torch.from_numpy(mask).to(self.device))
+        text = self.model.encode_text(self.model.tokenize(captions).to(self.device))
+        counts = [len(texts) for texts in rows["captions"].to_pylist()]
+        firsts = rows["first_caption"].to_pylist()
+        queries = [first + k for first, count in zip(firsts, counts, strict=True) for k in range(count)]
+        return {
+            "is_video": np.arange(len(video) + len(text)) < len(video),
+            "place": np.asarray(rows["place"].to_pylist() + queries),
+            "embedding": torch.cat([video, text]).cpu().numpy(),
+        }
+
+
+def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    """Unit embeddings of every caption [M, E], record by record, and of every video [N, E], each computed once."""
+    firsts = np.cumsum([0, *(len(record.captions) for record in records)])
+    rows = [
+        {"place": i, "video_id": r.video_id, "captions": list(r.captions), "first_caption": int(firsts[i])}
+        for i, r in enumerate(records)
+    ]
+    resources = adapter.experiment.resources
+    gpu = cluster_has("GPU") > 0 if resources.use_gpu is None else resources.use_gpu
+    results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH)).map_batches(
+        Embedder,
+        batch_size=None,
+        batch_format="pyarrow",
+        fn_constructor_args=(adapter, resources.cpus_per_worker),
+        fn_kwargs={"store": str(store)},
+        compute=ray.data.ActorPoolStrategy(size=resources.num_workers),
+        num_cpus=resources.cpus_per_worker,
+        num_gpus=1 if gpu else 0,
+    )
+    found = {(bool(row["is_video"]), int(row["place"])): row["embedding"] for row in results.iter_rows()}
+    text_ME = np.stack([found[False, m] for m in range(firsts[-1])])
+    return text_ME, np.stack([found[True, n] for n in range(len(records))])
+
+
+def evaluate(adapter: Adapter, store: Path, split: str = "test") -> Evaluation:
+    """Score a split of a store: every query against every video of the split."""
+    records = read_manifest(store, split)
+    with connected():
+        text_ME, video_NE = embeddings(adapter, store, records)
+    owner = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
+    t2v, _ = retrieval_ranks(text_ME, video_NE, owner)
+    best_scores, best = top_k(text_ME, video_NE, TOP)
+    captions = [caption for record in records for caption in record.captions]
+    queries = [
+        {
+            "query": caption,
+            "video_id": records[owner[m]].video_id,
+            "group": records[owner[m]].group,
+            "rank": float(t2v.rank[m]),
+            "top": " ".join(records[i].video_id for i in best[m]),
+            "scores": " ".join(f"{score:.4f}" for score in best_scores[m]),
+        }
+        for m, caption in enumerate(captions)
+    ]
+    metrics = scores(records, torch.from_numpy(text_ME), torch.from_numpy(video_NE))
+    return Evaluation(metrics, queries)
+
+
+def evaluate_adapter(folder: Path, experiment: Experiment | None = None, split: str = "test") -> Evaluation:
+    """Score a saved adapter on its own benchmark, or on that of another experiment (same backbone and frames)."""
+    adapter = load_adapter(folder)
+    with connected():
+        prepared = prepare(experiment or adapter.experiment, image_size(adapter.experiment.backbone))
+        return evaluate(adapter, prepared.folder, split)
+
+
+def write_queries(path: Path, queries: Sequence[dict[str, Any]]) -> Path:
+    """Write the ranked results as CSV."""
+    with path.open("w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, list(queries[0]))
+        writer.writeheader()
+        writer.writerows(queries)
+    return path

@@ -1,0 +1,133 @@
+"""run_experiment, the one way to train: the command calls it once, a sweep calls it in each trial.
+
+`python -m pipelines.train RECIPE [key=value ...]` is `vop train`, for `ray job submit`.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import ray.train
+import ray.train.torch
+
+from pipelines.cluster import ResourceError, cluster_has, connected
+from pipelines.data import read_manifest
+from pipelines.evaluate import Evaluation, evaluate, write_queries
+from pipelines.prepare import Prepared, prepare
+from pipelines.tracking import Run, output_folder, tracked_run
+from pipelines.train_loop import train_loop
+from vop.adapter import Adapter, adapter_of, load_adapter, save_adapter
+from vop.backbone import image_size
+from vop.config import ConfigError, Experiment
+from vop.model import build_model
+
+DATA_CPUS = 0.25  # what a task that loads frames asks for
+
+
+@dataclass(frozen=True)
+class Result:
+    """A finished experiment: its test metrics, its adapter's folder, its MLflow run, how its data was prepared."""
+
+    experiment: Experiment
+    metrics: dict[str, float]
+    adapter: Path
+    run: Run
+    prepared: Prepared
+
+
+def run_experiment(experiment: Experiment, tags: Mapping[str, Any] | None = None) -> Result:
+    """Prepare the data, train, score the test split once with the best checkpoint on validation, track all of it.
+
+    Raises what `prepare` raises, ConfigError for an experiment that does not fit its data or backbone, ResourceError for a
+    cluster that is too small, and what a worker raised. The MLflow run then says FAILED (KILLED for Ctrl-C).
+    """
+    with connected(), tracked_run(experiment, {"selected_on": experiment.training.select, **(tags or {})}) as run:
+        prepared = prepare(experiment, image_size(experiment.backbone))
+        adapter = _train(experiment, prepared, run)
+        evaluation = evaluate(adapter, prepared.folder)
+        metrics = {f"test/{name}": value for name, value in evaluation.metrics.items()}
+        run.log({**metrics, "videos_failed": len(prepared.failed)})
+        folder = _keep(adapter, evaluation, output_folder(experiment.tracking) / f"{experiment.name}-{run.id[:8]}", run)
+    return Result(experiment, metrics, folder, run, prepared)
+
+
+def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
+    """The best adapter on validation; for zero epochs, or a protocol that trains nothing, the untrained one."""
+    model = build_model(experiment)
+    trainable = sum(parameter.numel() for parameter in model.trainable().values())
+    run.log({"trainable_parameters": trainable})
+    if not trainable or not experiment.training.epochs:
+        return adapter_of(model, experiment)
+    for split in ("train", experiment.training.select):
+        if not read_manifest(prepared.folder, split):
+            raise ConfigError(f"benchmark {experiment.benchmark.name} has no readable {split} videos; training needs some")
+    use_gpu = _check_resources(experiment)
+    resources = experiment.resources
+    config = {
+        "experiment": experiment.tree(),
+        "store": str(prepared.folder),
+        "cpus": resources.cpus_per_worker,
+        "run_uri": run.uri,
+        "run_id": run.id,
+    }
+    trainer = ray.train.torch.TorchTrainer(
+        train_loop,
+        train_loop_config=config,
+        scaling_config=ray.train.ScalingConfig(
+            num_workers=resources.num_workers,
+            use_gpu=use_gpu,
+            resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+        ),
+        run_config=ray.train.RunConfig(
+            name=run.id,  # unique: Ray Train would silently resume a name that it knows
+            storage_path=str(output_folder(experiment.tracking) / "checkpoints"),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+        ),
+    )
+    result = trainer.fit()
+    if result.error:
+        raise result.error
+    assert result.checkpoint is not None
+    with result.checkpoint.as_directory() as folder:
+        adapter = load_adapter(Path(folder))
+    shutil.rmtree(output_folder(experiment.tracking) / "checkpoints" / run.id, ignore_errors=True)
+    return adapter
+
+
+def _check_resources(experiment: Experiment) -> bool:
+    """Whether to use GPUs. Raises ResourceError if the workers and a data task do not fit the cluster, before they hang."""
+    resources = experiment.resources
+    use_gpu = cluster_has("GPU") >= resources.num_workers if resources.use_gpu is None else resources.use_gpu
+    needs = {"CPU": resources.num_workers * resources.cpus_per_worker + DATA_CPUS}
+    if use_gpu:
+        needs["GPU"] = resources.num_workers
+    for name, amount in needs.items():
+        if cluster_has(name) < amount:
+            raise ResourceError(
+                f"the training needs {amount:g} {name} ({resources.num_workers} workers of "
+                f"{resources.cpus_per_worker:g} CPU, and {DATA_CPUS:g} CPU for loading data), the cluster has "
+                f"{cluster_has(name):g}: lower resources.num_workers or resources.cpus_per_worker"
+            )
+    return use_gpu
+
+
+def _keep(adapter: Adapter, evaluation: Evaluation, folder: Path, run: Run) -> Path:
+    """Save the adapter and the ranked results, here and in MLflow."""
+    adapter.notes["test"] = evaluation.metrics
+    adapter.notes["run"] = run.id
+    save_adapter(adapter, folder)
+    run.artifact(folder, "adapter")
+    run.artifact(write_queries(folder / "queries.csv", evaluation.queries))
+    return folder
+
+
+if __name__ == "__main__":
+    from pipelines.cli import app
+
+    app(["train", *sys.argv[1:]])

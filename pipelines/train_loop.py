@@ -1,0 +1,273 @@
+"""What every Ray Train worker runs: Experiment -> tuned tensors, with a validation and a checkpoint each epoch."""
+
+from __future__ import annotations
+
+import math
+import tempfile
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray.train
+import ray.train.torch
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from pipelines.cluster import quiet
+from pipelines.data import Batch, Pair, epoch_batches, read_manifest, share, share_sizes, stream
+from pipelines.tracking import Run
+from vop.adapter import Adapter, adapter_of, load_adapter, load_tensors, save_adapter
+from vop.benchmarks import Record
+from vop.config import Experiment, kind, validated
+from vop.loss import contrastive_loss
+from vop.metrics import pair_accuracy, retrieval_metrics
+from vop.model import RetrievalModel, build_model
+
+STATE = "training.pt"  # in a checkpoint, beside the best adapter
+
+
+@dataclass
+class Progress:
+    """Where a training is; all of it is in a checkpoint."""
+
+    epoch: int = 0
+    step: int = 0
+    best_score: tuple[float, float] = (-math.inf, -math.inf)
+    best: Adapter | None = None
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """One worker of a training. config: experiment (tree), store (folder), run_uri, run_id, cpus."""
+    quiet()
+    # Frames from Ray's object store are read-only; they are only copied to the device.
+    warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
+    experiment, store = validated(config["experiment"]), Path(config["store"])
+    context = ray.train.get_context()
+    rank, workers = context.get_world_rank(), context.get_world_size()
+    torch.set_num_threads(max(1, int(config["cpus"])))  # else every worker spins on all cores
+    model = build_model(experiment).to(ray.train.torch.get_device())
+    trained = list(model.trainable().values())
+    train, validation = read_manifest(store, "train"), read_manifest(store, experiment.training.select)
+    steps = [
+        epoch_batches([len(r.captions) for r in train], experiment.training.batch_size, experiment.seed, epoch)
+        for epoch in range(experiment.training.epochs)
+    ]
+    optimizer, schedule = optimizer_of(experiment, trained, sum(len(epoch) for epoch in steps))
+    progress = Progress()
+    _resume(model, optimizer, schedule, progress)
+    run = Run(config["run_uri"], config["run_id"])
+    todo = [share(batch, rank, workers) for epoch in steps[progress.epoch :] for batch in epoch]
+    batches = stream(store, train, todo, first=progress.step)
+    for epoch in range(progress.epoch, experiment.training.epochs):
+        metrics = train_epoch(model, optimizer, schedule, experiment, batches, steps[epoch], rank, workers)
+        progress.epoch, progress.step = epoch + 1, progress.step + len(steps[epoch])
+        metrics |= _validate(model, experiment, store, validation, rank, workers)
+        score = (metrics["val/t2v/R1"], -metrics["val/t2v/MnR"])
+        if score > progress.best_score:
+            progress.best_score = score
+            progress.best = adapter_of(model, experiment, epoch=epoch + 1, validation=metrics)
+        if rank == 0:
+            run.log(metrics, step=epoch + 1)
+            print(_line(epoch + 1, experiment.training.epochs, metrics), flush=True)
+        _report(optimizer, schedule, model, progress, metrics, rank)
+
+
+def optimizer_of(
+    experiment: Experiment, parameters: Sequence[torch.nn.Parameter], steps: int
+) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
+    """AdamW, linear warm-up, then cosine to zero (paper, section 4.1)."""
+    training = experiment.training
+    rate = training.learning_rate or kind("tuning", experiment.tuning.name).LEARNING_RATE
+    optimizer = torch.optim.AdamW(parameters, lr=rate, weight_decay=training.weight_decay)
+    warmup = max(1, round(steps * training.warmup))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return optimizer, torch.optim.lr_scheduler.LambdaLR(optimizer, factor)
+
+
+def train_epoch(
+    model: RetrievalModel,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    experiment: Experiment,
+    batches: Iterator[Batch],
+    steps: Sequence[Sequence[Pair]],
+    rank: int,
+    workers: int,
+) -> dict[str, float]:
+    """All steps of one epoch; returns the mean loss and the share of time spent waiting for data."""
+    losses, waited, started = [], 0.0, time.monotonic()
+    trained = list(model.trainable().values())
+    for step in steps:
+        sizes = share_sizes(len(step), workers)
+        asked = time.monotonic()
+        batch = next(batches) if sizes[rank] else None
+        waited += time.monotonic() - asked
+        loss = step_loss(model, batch, sizes, rank, experiment.training.precision)
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        average_gradients(trained, workers)
+        optimizer.step()
+        schedule.step()
+        losses.append(loss.detach())
+    seconds = time.monotonic() - started
+    return {
+        "train/loss": float(torch.stack(losses).mean()),
+        "train/learning_rate": float(schedule.get_last_lr()[0]),
+        "train/data_wait_fraction": waited / seconds,
+        "train/seconds": seconds,
+        "train/pairs_per_second": sum(len(step) for step in steps) / seconds,
+    }
+
+
+def step_loss(model: RetrievalModel, batch: Batch | None, sizes: list[int], rank: int, precision: str) -> Tensor:
+    """The loss over the pairs of all workers; its gradient is W times that of this worker's own pairs, to be averaged.
+
+    sizes: how many pairs each of the W workers has. `batch` is None for a worker that has none in this step.
+    """
+    device = model.clip.logit_scale.device
+    if batch is None:
+        text_BE = video_BE = next(iter(model.trainable().values())).sum() * torch.zeros(0, model.clip.visual.proj.shape[1])
+    else:
+        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
+            text_BE, video_BE = model(
+                torch.from_numpy(batch.pixels_BFHWC).to(device, non_blocking=True),
+                torch.from_numpy(batch.mask_BF).to(device, non_blocking=True),
+                model.tokenize(batch.captions).to(device, non_blocking=True),
+            )
+    text, video = gathered(text_BE, sizes, rank), gathered(video_BE, sizes, rank)
+    return contrastive_loss(text @ video.T * model.scale)
+
+
+def gathered(own_BE: Tensor, sizes: list[int], rank: int) -> Tensor:
+    """The rows of all workers, in their order: [sum(sizes), E]; gradients flow to this worker's own rows.
+
+    Every worker computes the whole loss, so the gradient of its own rows is exact. It is scaled by W here because
+    `average_gradients` divides by W; with that, W workers of batch B step like one of batch W * B.
+    """
+    if len(sizes) == 1:
+        return own_BE
+    if own_BE.requires_grad:
+        own_BE.register_hook(lambda gradient: gradient * len(sizes))
+    padded = torch.zeros(max(sizes), own_BE.shape[1], device=own_BE.device, dtype=own_BE.dtype)
+    padded[: len(own_BE)] = own_BE.detach()
+    parts = [torch.empty_like(padded) for _ in sizes]
+    dist.all_gather(parts, padded)
+    return torch.cat([own_BE if r == rank else part[:size] for r, (part, size) in enumerate(zip(parts, sizes, strict=True))])
+
+
+def average_gradients(parameters: Sequence[torch.nn.Parameter], workers: int) -> None:
+    """Replace gradients by their mean over the workers, in one message."""
+    if workers == 1:
+        return
+    for parameter in parameters:  # a worker without pairs in this step has none
+        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]) / workers
+    dist.all_reduce(flat)
+    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
+        parameter.grad = part.view_as(parameter)
+
+
+@torch.no_grad()
+def embed(model: RetrievalModel, store: Path, records: Sequence[Record], batch_size: int = 32) -> tuple[Tensor, Tensor]:
+    """Unit embeddings of all captions [M, E] (record by record) and of all videos [N, E], on the CPU."""
+    device = model.clip.logit_scale.device
+    pairs: list[Pair] = [(video, 0) for video in range(len(records))]
+    videos = [
+        model.encode_video(torch.from_numpy(b.pixels_BFHWC).to(device), torch.from_numpy(b.mask_BF).to(device)).cpu()
+        for b in stream(store, records, [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)])
+    ]
+    captions = [caption for record in records for caption in record.captions]
+    texts = [model.encode_text(model.tokenize(captions[i : i + 256]).to(device)).cpu() for i in range(0, len(captions), 256)]
+    return torch.cat(texts), torch.cat(videos)
+
+
+def scores(records: Sequence[Record], text_ME: Tensor, video_NE: Tensor) -> dict[str, float]:
+    """All metrics of a split, its groups and its time pairs; keys such as `t2v/R1`, `ordinary/t2v/R1`, `pair_accuracy`."""
+    owner = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
+    groups = np.asarray([records[i].group for i in owner])
+    metrics = retrieval_metrics(text_ME, video_NE, owner, groups if any(groups) else None)
+    place = {r.video_id: i for i, r in enumerate(records)}
+    opposite = np.asarray([place.get(records[i].opposite, -1) for i in owner])
+    if (opposite >= 0).any():
+        metrics["pair_accuracy"] = pair_accuracy(text_ME, video_NE, owner, opposite)
+    return metrics
+
+
+def _validate(
+    model: RetrievalModel, experiment: Experiment, store: Path, records: Sequence[Record], rank: int, workers: int
+) -> dict[str, float]:
+    """Metrics on the validation split, as `val/...`; each worker embeds its share of the videos."""
+    bounds = np.linspace(0, len(records), workers + 1).astype(int)
+    own = embed(model, store, records[bounds[rank] : bounds[rank + 1]]) if bounds[rank] < bounds[rank + 1] else None
+    parts: list[tuple[Tensor, Tensor] | None] = [own]
+    if workers > 1:
+        parts = [None] * workers
+        dist.all_gather_object(parts, own)
+    text_ME = torch.cat([part[0] for part in parts if part])
+    video_NE = torch.cat([part[1] for part in parts if part])
+    return {f"val/{name}": value for name, value in scores(records, text_ME, video_NE).items()}
+
+
+def _line(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
+    pairs = f"  pairs {metrics['val/pair_accuracy']:.1f}%" if "val/pair_accuracy" in metrics else ""
+    return (
+        f"epoch {epoch}/{epochs}  loss {metrics['train/loss']:.3f}  val R@1 t2v {metrics['val/t2v/R1']:.1f} "
+        f"v2t {metrics['val/v2t/R1']:.1f}{pairs}  {metrics['train/seconds']:.0f} s  "
+        f"waited for data {metrics['train/data_wait_fraction']:.1%}"
+    )
+
+
+def _report(
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    model: RetrievalModel,
+    progress: Progress,
+    metrics: dict[str, float],
+    rank: int,
+) -> None:
+    """Hand metrics and, from the first worker, a checkpoint to Ray Train."""
+    if rank != 0:
+        ray.train.report(metrics)
+        return
+    assert progress.best is not None
+    with tempfile.TemporaryDirectory() as folder:
+        save_adapter(progress.best, Path(folder))
+        state = {
+            "epoch": progress.epoch,
+            "step": progress.step,
+            "best_score": progress.best_score,
+            "trained": {name: p.detach().cpu() for name, p in model.trainable().items()},
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+        }
+        torch.save(state, Path(folder) / STATE)
+        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+
+
+def _resume(
+    model: RetrievalModel,
+    optimizer: torch.optim.Optimizer,
+    schedule: torch.optim.lr_scheduler.LRScheduler,
+    progress: Progress,
+) -> None:
+    """Go on from the last checkpoint, if Ray Train has restarted this worker."""
+    checkpoint = ray.train.get_checkpoint()
+    if checkpoint is None:
+        return
+    with checkpoint.as_directory() as folder:
+        state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
+        progress.best = load_adapter(Path(folder))
+    progress.epoch, progress.step, progress.best_score = state["epoch"], state["step"], tuple(state["best_score"])
+    load_tensors(model, state["trained"])
+    optimizer.load_state_dict(state["optimizer"])
+    schedule.load_state_dict(state["schedule"])

@@ -1,0 +1,420 @@
+"""Frames: the sampling rules in numbers, and every decoded frame against an in-order decode by the ffmpeg program."""
+
+from __future__ import annotations
+
+import functools
+import pickle
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from make_videos import FFMPEG, can_encode, encode, ffmpeg, number, picture, rewrap, shown_in_order, write
+
+from vop import frames
+from vop.frames import FrameError, probe, read_frames, sample_indices, sample_seconds
+
+HAVE_DECORD = not frames.decoder_versions()["decord"].startswith("does not load")
+needs_decord = pytest.mark.skipif(not HAVE_DECORD, reason="decord does not load")
+needs_ffmpeg = pytest.mark.skipif(FFMPEG is None, reason="the ffmpeg program is not on PATH")
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("videos")
+
+
+@pytest.fixture(scope="session")
+def clean(folder: Path) -> Path:
+    """100 frames, closed GOPs of 12, B-frames, index first."""
+    return write(folder / "clean.mp4", 100, options={"g": "12", "bf": "2"}, muxer={"movflags": "faststart"})
+
+
+def numbers(read: frames.Frames) -> list[int]:
+    return [number(image) for image in read.pixels_FHWC]
+
+
+# -- sampling rules ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("total", "expected"),
+    [
+        (325, [13, 40, 67, 94, 121, 148, 175, 202, 229, 256, 283, 310]),
+        (24, list(range(0, 24, 2))),
+        (13, list(range(12))),
+        (12, list(range(12))),
+        (5, [0, 1, 2, 3, 4]),
+        (1, [0]),
+    ],
+)
+def test_uniform_takes_the_middle_of_each_segment(total: int, expected: list[int]) -> None:
+    assert sample_indices(total, 12, "uniform").tolist() == expected
+
+
+@pytest.mark.parametrize("total", [1, 5, 12, 13, 24, 325])
+def test_random_draws_from_the_whole_of_each_segment(total: int) -> None:
+    count = min(total, 12)
+    edges = np.linspace(0, total, count + 1).astype(int)
+    draws = np.array([sample_indices(total, 12, "random", rng=np.random.default_rng(seed)) for seed in range(400)])
+    assert draws.shape == (400, count)
+    assert (draws.min(axis=0) == edges[:-1]).all()
+    assert (draws.max(axis=0) == edges[1:] - 1).all(), "the last frame of a segment is drawn too"
+
+
+def test_random_depends_on_the_generator_alone() -> None:
+    draw = [sample_indices(325, 12, "random", rng=np.random.default_rng(seed)).tolist() for seed in (3, 3, 4)]
+    assert draw[0] == draw[1] != draw[2]
+
+
+def test_one_frame_a_second_keeps_both_ends() -> None:
+    seconds = sample_seconds(np.arange(450) / 30, 12)
+    assert (seconds / 30).tolist() == [0, 1, 2, 3, 5, 6, 7, 8, 10, 11, 12, 14]
+    assert sample_seconds(np.arange(450) / 30, 20).tolist() == list(range(0, 450, 30))
+
+
+def test_frames_a_second_follow_the_clock_and_not_the_index() -> None:
+    times = np.array([0.0, 0.1, 0.2, 1.5, 1.6, 2.0, 2.1])
+    assert sample_seconds(times, 12).tolist() == [0, 2, 5]
+    assert sample_seconds(times, 12, fps=10).tolist() == [0, 1, 2, 3, 4, 5, 6], "none twice"
+    assert sample_seconds(times[3:], 12, start=1.1).tolist() == [0, 3], "at 1.1 s its first frame, though later"
+    assert sample_seconds(np.zeros(1), 12).tolist() == [0]
+
+
+def test_wrong_arguments_are_named(clean: Path) -> None:
+    with pytest.raises(ValueError, match=r"'rand'.*uniform, random, fps"):
+        read_frames(clean, 12, 64, "rand")
+    with pytest.raises(ValueError, match=r"'cv2'.*auto, decord, pyav"):
+        read_frames(clean, 12, 64, decoder="cv2")
+    with pytest.raises(ValueError, match="window"):
+        read_frames(clean, 12, 64, window=(3, 3))
+    with pytest.raises(ValueError, match=r"'fps'.*uniform, random"):
+        sample_indices(10, 5, "fps")
+    for total, count in ((0, 12), (12, 0)):
+        with pytest.raises(ValueError):
+            sample_indices(total, count, "uniform")
+
+
+# -- what is read ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("decoder", [pytest.param("decord", marks=needs_decord), "pyav"])
+def test_a_clean_file(clean: Path, decoder: str) -> None:
+    read = read_frames(clean, 12, 96, decoder=decoder)
+    wanted = sample_indices(100, 12, "uniform")
+    assert read.decoder == decoder
+    assert read.pixels_FHWC.shape == (12, 96, 96, 3) and read.pixels_FHWC.dtype == np.uint8
+    assert numbers(read) == read.indices_F.tolist() == wanted.tolist()
+    assert read.mask_F.all() and read.indices_F.dtype == np.int64 and read.times_F.dtype == np.float32
+    np.testing.assert_allclose(read.times_F, wanted / 25, atol=1e-6)
+    for image, k in zip(read.pixels_FHWC, wanted, strict=True):
+        assert np.abs(image - picture(k, 96, 96).astype(float)).mean() < 12, "the central square, RGB"
+
+
+@needs_decord
+def test_auto_takes_decord_for_a_clean_file_and_agrees_with_pyav(clean: Path) -> None:
+    by_default, by_pyav = (read_frames(clean, 12, 96, "random", seed=5, decoder=name) for name in ("auto", "pyav"))
+    assert (by_default.decoder, by_pyav.decoder) == ("decord", "pyav")
+    assert (by_default.indices_F == by_pyav.indices_F).all()
+    assert np.abs(by_default.pixels_FHWC - by_pyav.pixels_FHWC.astype(float)).mean() < 3, "bilinear, bicubic"
+
+
+def test_pyav_does_the_work_where_decord_is_not_installed(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "decord", None)
+    assert read_frames(clean, 4, 64).decoder == probe(clean).decoder == "pyav"
+    assert "does not load" in frames.decoder_versions()["decord"]
+    with pytest.raises(FrameError) as caught:
+        read_frames(clean, 4, 64, decoder="decord")
+    assert caught.value.kind == "no-decoder"
+
+
+@needs_decord
+def test_pyav_takes_over_where_decord_fails(clean: Path) -> None:
+    read = read_frames(clean, 8, 18)  # decord cannot hand out pictures this narrow
+    assert read.decoder == "pyav" and read.pixels_FHWC.shape == (8, 18, 18, 3)
+    assert read.indices_F.tolist() == sample_indices(100, 8, "uniform").tolist()
+
+
+def test_pyav_seeks_over_closed_gops(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    decoded = 0
+    whole = frames._decoded
+
+    def counted(*arguments: object) -> object:
+        nonlocal decoded
+        for frame in whole(*arguments):  # type: ignore[arg-type]
+            decoded += 1
+            yield frame
+
+    monkeypatch.setattr(frames, "_decoded", counted)
+    read = read_frames(clean, 2, 64, decoder="pyav")
+    assert numbers(read) == [24, 74]
+    assert decoded < 10, "the first frame for the scan, then from the key frames 24 and 72"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("count", [1, 2, 5])
+def test_a_short_clip_repeats_its_last_frame(folder: Path, count: int, decoder: str) -> None:
+    path = write(folder / f"short{count}.mp4", count)
+    read = read_frames(path, 12, 96, decoder=decoder)
+    assert numbers(read) == read.indices_F.tolist() == [min(k, count - 1) for k in range(12)]
+    assert read.mask_F.tolist() == [k < count for k in range(12)]
+    assert read.pixels_FHWC.shape == (12, 96, 96, 3)
+
+
+def test_a_window_is_cut_before_sampling(clean: Path) -> None:
+    read = read_frames(clean, 12, 64, window=(1.0, 2.0))
+    assert numbers(read) == (25 + sample_indices(26, 12, "uniform")).tolist(), "frames 25 to 50, both ends"
+    assert read_frames(clean, 12, 64, "fps", window=(1.5, 9.0)).indices_F[:3].tolist() == [38, 62, 87]
+    with pytest.raises(FrameError, match="no frame between 30 and 31") as caught:
+        read_frames(clean, 12, 64, window=(30, 31))
+    assert caught.value.kind == "no-frames"
+
+
+def test_the_seed_decides_random_frames(clean: Path) -> None:
+    first, again, other = (read_frames(clean, 12, 64, "random", seed=seed) for seed in (1, 1, 2))
+    assert numbers(first) == first.indices_F.tolist()
+    assert (first.pixels_FHWC == again.pixels_FHWC).all()
+    assert first.indices_F.tolist() != other.indices_F.tolist()
+
+
+def test_times_are_those_of_the_file(folder: Path) -> None:
+    stamps = [500 + 40 * k + 200 * (k // 7) for k in range(60)]  # ms
+    path = write(folder / "vfr.mkv", 60, stamps=stamps, options={"g": "12"})
+    read = read_frames(path, 12, 96)
+    assert numbers(read) == read.indices_F.tolist() == sample_indices(60, 12, "uniform").tolist()
+    np.testing.assert_allclose(read.times_F, [(stamps[k] - 500) / 1000 for k in read.indices_F], atol=2e-3)
+    assert read.decoder == "pyav" and "irregular" in probe(path).why
+    seconds = read_frames(path, 3, 96, "fps")
+    assert all(t <= s < t + 0.25 for t, s in zip(seconds.times_F[:2], (0, 1), strict=False))
+
+
+TURNS = {
+    "90": ((90, False, False), lambda image: np.rot90(image, 1)),
+    "180": ((180, False, False), lambda image: np.rot90(image, 2)),
+    "270": ((270, False, False), lambda image: np.rot90(image, 3)),
+    "mirrored": ((0, True, False), lambda image: image[:, ::-1]),
+    "90-mirrored": ((90, True, False), None),
+}
+
+
+@pytest.mark.parametrize("turn", TURNS)
+def test_rotation_is_applied_once(clean: Path, folder: Path, turn: str) -> None:
+    display, expected = TURNS[turn]
+    path = rewrap(clean, folder / f"turn{turn}.mp4", turn=display)
+    read = read_frames(path, 4, 96)
+    assert read.decoder == "pyav"
+    assert (probe(path).width, probe(path).height) == ((120, 160) if turn.startswith(("90", "270")) else (160, 120))
+    if expected is not None:
+        for image, k in zip(read.pixels_FHWC, read.indices_F, strict=True):
+            assert np.abs(image - expected(picture(k, 96, 96)).astype(float)).mean() < 12
+    if FFMPEG:
+        shown = shown_in_order(path)
+        for image, k in zip(read.pixels_FHWC, read.indices_F, strict=True):
+            height, width = shown[k].shape[:2]
+            top, left = (height - 120) // 2, (width - 120) // 2
+            square = shown[k][top : top + 120, left : left + 120]
+            scaled = np.arange(96) * 120 // 96
+            assert np.abs(image - square[scaled][:, scaled].astype(float)).mean() < 12
+
+
+def test_probe(clean: Path) -> None:
+    seen = probe(clean)
+    assert (seen.frames, seen.width, seen.height, seen.codec) == (100, 160, 120, "h264")
+    assert seen.fps == pytest.approx(25) and seen.duration_s == pytest.approx(4)
+    assert (seen.decoder, seen.why) == (("decord", "") if HAVE_DECORD else ("pyav", "decord does not load"))
+
+
+NAMES = ["a b.mp4", "-y.mp4", "видео 视频.mp4", "dot.", "12:30.mp4", "100%03d.mp4", "no_extension", "http:x.mp4"]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_any_name_will_do(clean: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path(tmp_path / name).write_bytes(clean.read_bytes())
+    for decoder in ("auto", "pyav"):
+        assert numbers(read_frames(name, 3, 96, decoder=decoder)) == [16, 49, 82]
+    assert read_frames(tmp_path / name, 3, 96).decoder == read_frames(clean, 3, 96).decoder
+
+
+# -- files that cannot be read -----------------------------------------------------------------------------------------
+
+
+def bad_files(folder: Path, clean: Path) -> dict[str, tuple[Path, str]]:
+    made = {
+        "missing": (folder / "nowhere.mp4", "missing"),
+        "directory": (folder, "not-a-file"),
+        "empty": (folder / "empty.mp4", "empty"),
+        "text": (folder / "text.mp4", "not-a-video"),
+        "play list": (folder / "list.mp4", "not-a-video"),
+        "no index": (folder / "no_index.mp4", "truncated"),
+    }
+    made["empty"][0].write_bytes(b"")
+    made["text"][0].write_text("this is not a video\n" * 100)
+    made["play list"][0].write_text("#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\nhttp://127.0.0.1:9/x.ts\n")
+    made["no index"][0].write_bytes(clean.read_bytes()[:600])
+    return made
+
+
+@pytest.mark.parametrize("case", ["missing", "directory", "empty", "text", "play list", "no index"])
+def test_what_is_no_video_says_so(folder: Path, clean: Path, case: str, capfd: pytest.CaptureFixture[str]) -> None:
+    path, kind = bad_files(folder, clean)[case]
+    for call in (probe, lambda path: read_frames(path, 12, 64)):
+        with pytest.raises(FrameError) as caught:
+            call(path)
+        assert caught.value.kind == kind and caught.value.path == str(path)
+        assert str(caught.value).startswith(str(path)) and len(caught.value.problem) > 10
+    assert capfd.readouterr() == ("", "")
+
+
+def test_a_frame_error_survives_a_worker(folder: Path) -> None:
+    with pytest.raises(FrameError) as caught:
+        probe(folder / "nowhere.mp4")
+    again = pickle.loads(pickle.dumps(caught.value))
+    assert (again.path, again.kind, str(again)) == (caught.value.path, "missing", str(caught.value))
+
+
+@pytest.mark.parametrize("cover", [False, True])
+@needs_ffmpeg
+def test_audio_is_no_video(folder: Path, cover: bool) -> None:
+    path = folder / f"audio{cover}.m4a"
+    ffmpeg("-f", "lavfi", "-i", "sine=d=1", "-c:a", "aac", folder / "audioFalse.m4a")
+    if cover:
+        ffmpeg("-f", "lavfi", "-i", "color=red:s=64x64:d=1", "-frames:v", "1", folder / "cover.png")
+        inputs = ["-i", folder / "audioFalse.m4a", "-i", folder / "cover.png", "-map", "0", "-map", "1"]
+        ffmpeg(*inputs, "-c:a", "copy", "-c:v", "png", "-disposition:v", "attached_pic", path)
+    with pytest.raises(FrameError) as caught:
+        read_frames(path, 12, 64)
+    assert caught.value.kind == "no-video-stream"
+
+
+@pytest.mark.parametrize("name", ["cut.mp4", "cut.mkv", "cut.avi", "cut.flv"])
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_a_file_cut_off_gives_the_frames_it_holds_or_an_error(folder: Path, name: str, decoder: str) -> None:
+    muxer = {"movflags": "faststart"} if name.endswith("mp4") else {}
+    whole = write(folder / f"whole_{name}", 100, options={"g": "12"}, muxer=muxer).read_bytes()
+    path = folder / name
+    path.write_bytes(whole[: len(whole) * 6 // 10])
+    with pytest.raises(FrameError, match=r"\d\d of \d+ frames can be read") as caught:
+        read_frames(path, 12, 96, decoder=decoder)
+    assert caught.value.kind == "truncated"
+    held = int(caught.value.problem.split("cut off: ")[1].split(" of ")[0])
+    assert 40 <= held <= 65
+    start = read_frames(path, 12, 96, window=(0, 1), decoder=decoder)
+    assert numbers(start) == start.indices_F.tolist() == sample_indices(26, 12, "uniform").tolist()
+    assert start.decoder == "pyav"
+
+
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+def test_broken_packets_are_an_error_where_they_are_wanted(folder: Path, clean: Path, decoder: str) -> None:
+    data = bytearray(clean.read_bytes())
+    middle = len(data) * 6 // 10
+    data[middle : middle + len(data) // 4] = bytes(len(data) // 4)
+    path = folder / "broken.mp4"
+    path.write_bytes(data)
+    with pytest.raises(FrameError, match=r"\d+ of 100 frames can be read") as caught:
+        read_frames(path, 50, 96, decoder=decoder)
+    assert caught.value.kind == "decode"
+    assert numbers(read_frames(path, 12, 96, window=(0, 1), decoder=decoder)) == sample_indices(26, 12, "uniform").tolist()
+
+
+def test_reading_is_silent(clean: Path, folder: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    read_frames(clean, 12, 96)
+    read_frames(rewrap(clean, folder / "quiet.mp4", keep=lambda place: place != 40), 12, 96)
+    assert capfd.readouterr() == ("", "")
+
+
+# -- golden: every frame against ffmpeg's decode in order --------------------------------------------------------------
+
+H264 = "-c:v libx264 -preset veryfast -pix_fmt yuv420p"
+HEVC = "-c:v libx265 -preset ultrafast -pix_fmt yuv420p -x265-params log-level=none:keyint=12:bframes=3"
+VP9 = "-c:v libvpx-vp9 -pix_fmt yuv420p -g 30 -b:v 300k -deadline good -cpu-used 8 -lag-in-frames 16 -auto-alt-ref 1"
+VFR = "-vf setpts='(N+0.8*floor(N/7)+random(1)*0.4)/25/TB' -vsync vfr -enc_time_base 1:90000"
+GAPS = "-vf setpts='(N+5*floor(N/7))/25/TB' -vsync vfr -r 25"
+
+# file name -> arguments of ffmpeg, and the reader that `auto` must take
+ENCODED: dict[str, tuple[str, str]] = {
+    "gop250.mp4": (f"{H264} -g 250", "decord"),
+    "gop12.mp4": (f"{H264} -g 12", "decord"),
+    "gop12.mkv": (f"{H264} -g 12", "decord"),
+    "gop12.mov": (f"{H264} -g 12", "decord"),
+    "gop2.mp4": (f"{H264} -g 2 -bf 1", "decord"),
+    "pyramid.mp4": (f"{H264} -g 30 -bf 8 -x264opts b-adapt=0:b-pyramid=normal", "decord"),
+    "fragments.mp4": (f"{H264} -g 12 -movflags frag_keyframe+empty_moov", "decord"),
+    "open.mp4": (f"{H264} -g 12 -x264opts open-gop=1:b-adapt=0:bframes=3", "pyav"),
+    "open.mkv": (f"{H264} -g 12 -x264opts open-gop=1:b-adapt=0:bframes=3", "pyav"),
+    "refresh.mp4": (f"{H264} -g 24 -x264opts intra-refresh=1", "pyav"),
+    "vfr.mp4": (f"{VFR} {H264} -g 30 -video_track_timescale 90000", "pyav"),
+    "vfr_twins.mkv": (f"{VFR} {H264} -g 30", "pyav"),  # some neighbours share a time stamp
+    "gop12.ts": (f"{H264} -g 12", "pyav"),
+    "gop12.flv": (f"{H264} -g 12", "pyav"),
+    "gop12.avi": (f"{H264} -g 12", "pyav"),
+    "gaps.avi": (f"{GAPS} -c:v mpeg4 -q:v 3 -g 12", "pyav"),  # with place holders
+    "bframes.avi": ("-c:v mpeg4 -q:v 3 -g 12 -bf 2", "pyav"),
+    "bframes.mp4": ("-c:v mpeg4 -q:v 3 -g 12 -bf 2", "pyav"),
+    "mpeg4.mp4": ("-c:v mpeg4 -q:v 3 -g 12", "decord"),
+    "odd.mkv": ("-c:v mpeg4 -q:v 3 -g 12", "pyav"),
+    "odd444.mp4": ("-c:v libx264 -preset veryfast -pix_fmt yuv444p -g 12", "pyav"),
+    "ten_bit.mp4": ("-c:v libx264 -preset veryfast -pix_fmt yuv420p10le -g 12", "pyav"),
+    "hevc.mp4": (f"{HEVC}:open-gop=0", "decord"),
+    "hevc_open.mkv": (f"{HEVC}:open-gop=1", "pyav"),
+    "vp8.webm": ("-c:v libvpx -pix_fmt yuv420p -g 30 -b:v 300k -cpu-used 8 -auto-alt-ref 1 -lag-in-frames 16", "decord"),
+    "vp9.webm": (VP9, "decord"),
+    "vp9.mp4": (VP9, "decord"),
+    "av1.mp4": ("-c:v libsvtav1 -pix_fmt yuv420p -g 30 -preset 12", "pyav"),
+    "h263.3gp": ("-c:v h263 -g 12 -q:v 3", "pyav"),
+    "wmv2.wmv": ("-c:v wmv2 -g 12 -q:v 3", "pyav"),
+    "msmpeg4.wmv": ("-c:v msmpeg4 -g 12 -q:v 3", "pyav"),
+    "mpeg2.mpg": ("-c:v mpeg2video -g 12 -bf 2 -q:v 3", "pyav"),
+    "prores.mov": ("-c:v prores", "pyav"),
+    "mjpeg.avi": ("-c:v mjpeg -pix_fmt yuvj420p", "pyav"),
+    "theora.ogv": ("-c:v libtheora -pix_fmt yuv420p -g 12 -q:v 7", "pyav"),
+}
+SIZES = {"odd.mkv": (161, 121), "odd444.mp4": (161, 121), "h263.3gp": (176, 144)}
+
+# file name -> the encoded file that it is made of, and how; each of them is awkward
+REMADE: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
+    "cut_start.mp4": ("gop12.mp4", lambda old, new: ffmpeg("-ss", "1.1", "-i", old, "-c", "copy", new)),
+    "cut_late.mp4": ("gop250.mp4", lambda old, new: ffmpeg("-ss", "2.37", "-i", old, "-c", "copy", new)),
+    "cut_end.mp4": ("gop250.mp4", lambda old, new: ffmpeg("-i", old, "-t", "2.37", "-c", "copy", new)),
+    "cut_open.mp4": ("open.mp4", lambda old, new: ffmpeg("-ss", "1.37", "-i", old, "-c", "copy", new)),
+    "dropped.mp4": ("gop12.mp4", lambda old, new: rewrap(old, new, keep=lambda place: place != 51)),
+    "dropped_key.mp4": ("gop12.mp4", lambda old, new: rewrap(old, new, keep=lambda place: place != 60)),
+    "dropped_first.mp4": ("gop12.mp4", lambda old, new: rewrap(old, new, keep=lambda place: place != 0)),
+    "dropped.webm": ("vp9.webm", lambda old, new: rewrap(old, new, keep=lambda place: place != 40)),
+}
+
+
+@functools.cache
+def made(folder: Path, name: str) -> Path:
+    if name in REMADE:
+        source, remake = REMADE[name]
+        remake(made(folder, source), folder / name)
+        return folder / name
+    arguments = ENCODED[name][0].replace("'", "").split()
+    return encode(folder / name, 100, *arguments, size=SIZES.get(name, (160, 120)))
+
+
+@functools.cache
+def shown_numbers(path: Path) -> list[int]:
+    return [number(image) for image in shown_in_order(path)]
+
+
+@needs_ffmpeg
+@pytest.mark.parametrize("decoder", ["auto", "pyav"])
+@pytest.mark.parametrize("name", [*ENCODED, *REMADE])
+def test_frames_are_those_that_ffmpeg_shows(folder: Path, name: str, decoder: str) -> None:
+    arguments, reader = ENCODED.get(name) or (ENCODED[REMADE[name][0]][0], "pyav")
+    codec = arguments.split("-c:v ")[1].split()[0]
+    if not can_encode(codec):
+        pytest.skip(f"this ffmpeg has no encoder {codec}")
+    path = made(folder, name)
+    shown = shown_numbers(path)
+    assert shown and -1 not in shown
+    for count, sampling in ((12, "uniform"), (7, "random"), (4, "fps"), (len(shown) + 3, "uniform")):
+        read = read_frames(path, count, 96, sampling, seed=count, decoder=decoder)
+        assert numbers(read) == [shown[k] for k in read.indices_F]
+        if sampling != "fps":
+            wanted = sample_indices(len(shown), count, sampling, rng=np.random.default_rng(count))
+            assert read.indices_F[read.mask_F].tolist() == wanted.tolist()
+        assert read.decoder == (reader if decoder == "auto" and HAVE_DECORD else "pyav")

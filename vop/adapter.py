@@ -1,0 +1,97 @@
+"""What is saved and shared of a tuned model: `adapter.safetensors` (the trained tensors) and `adapter.json` (all else).
+
+With the backbone the two rebuild the model; the frozen weights are never written.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from vop.backbone import Backbone, load_backbone
+from vop.config import ConfigError, Experiment, validated
+from vop.model import RetrievalModel, build_model
+
+FORMAT = 1
+TENSORS, CARD = "adapter.safetensors", "adapter.json"
+
+
+class AdapterError(ValueError):
+    """An adapter that is incomplete or does not fit its model; the message says what was expected and what was found."""
+
+
+@dataclass(frozen=True)
+class Adapter:
+    """A trained state: the experiment that made it, the hash of the backbone's weights, the tensors by name."""
+
+    experiment: Experiment
+    backbone_weights: str
+    tensors: dict[str, Tensor]
+    notes: dict[str, Any] = field(default_factory=dict)  # commit, metrics, epoch: for people, not read by the program
+
+
+def adapter_of(model: RetrievalModel, experiment: Experiment, **notes: Any) -> Adapter:
+    """A copy on the CPU of what is trained in a model."""
+    tensors = {name: p.detach().cpu().clone().contiguous() for name, p in model.trainable().items()}
+    return Adapter(experiment, model.backbone.weights, tensors, notes)
+
+
+def save_adapter(adapter: Adapter, folder: Path) -> Path:
+    """Write an adapter's two files into `folder`; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    save_file(adapter.tensors, folder / TENSORS)
+    card = {
+        "format": FORMAT,
+        "backbone_weights": adapter.backbone_weights,
+        "tensors": {name: list(tensor.shape) for name, tensor in adapter.tensors.items()},
+        "experiment": adapter.experiment.tree(),
+        "notes": adapter.notes,
+    }
+    (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
+    return folder
+
+
+def load_adapter(folder: Path) -> Adapter:
+    """Read an adapter. Raises AdapterError for a missing file or another format, ConfigError for a bad experiment."""
+    for name in (TENSORS, CARD):
+        if not (folder / name).is_file():
+            raise AdapterError(f"{folder} is not an adapter: it has no {name}")
+    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+    if card.get("format") != FORMAT:
+        raise AdapterError(f"{folder / CARD}: format {card.get('format')}, this version reads {FORMAT}")
+    try:
+        experiment = validated(card["experiment"])
+    except ConfigError as error:
+        raise ConfigError(f"{folder / CARD}: {error}") from None
+    tensors = load_file(folder / TENSORS) if card["tensors"] else {}
+    return Adapter(experiment, card["backbone_weights"], tensors, card["notes"])
+
+
+def model_of(adapter: Adapter, backbone: Backbone | None = None) -> RetrievalModel:
+    """Rebuild the tuned model on the CPU. Raises AdapterError where backbone, tensor names or shapes do not match."""
+    backbone = backbone or load_backbone(adapter.experiment.backbone)
+    if backbone.weights != adapter.backbone_weights:
+        raise AdapterError(
+            f"the adapter was trained on weights {adapter.backbone_weights[:12]}, but backbone "
+            f"{adapter.experiment.backbone.name} ({adapter.experiment.backbone.pretrained}) here has {backbone.weights[:12]}"
+        )
+    model = build_model(adapter.experiment, backbone)
+    load_tensors(model, adapter.tensors)
+    return model
+
+
+def load_tensors(model: RetrievalModel, tensors: dict[str, Tensor]) -> None:
+    """Copy an adapter's tensors into a model, strictly."""
+    expected = model.trainable()
+    if expected.keys() != tensors.keys():
+        missing, extra = sorted(expected.keys() - tensors.keys()), sorted(tensors.keys() - expected.keys())
+        raise AdapterError(f"tensor names differ: missing {missing[:5] or 'none'}, not expected {extra[:5] or 'none'}")
+    for name, parameter in expected.items():
+        if parameter.shape != tensors[name].shape:
+            raise AdapterError(f"tensor {name}: expected shape {list(parameter.shape)}, found {list(tensors[name].shape)}")
+        parameter.data.copy_(tensors[name])

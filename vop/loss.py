@@ -1,0 +1,17 @@
+"""The contrastive loss of CLIP, over the pairs of all workers."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+
+def contrastive_loss(scores_BB: Tensor) -> Tensor:
+    """Symmetric cross-entropy of a text-by-video (or video-by-text) matrix of scaled scores; the truth is the diagonal.
+
+    scores_BB: [B, B], already times exp(logit_scale). Returns a scalar, the mean of both directions (method: CLIP, eq. of
+    its figure 3; VoP section 3.1).
+    """
+    truth_B = torch.arange(len(scores_BB), device=scores_BB.device)
+    return (F.cross_entropy(scores_BB, truth_B) + F.cross_entropy(scores_BB.T, truth_B)) / 2

@@ -1,0 +1,18 @@
+"""Bias: only the biases are trained (BitFit: Ben Zaken et al., ACL 2022).
+
+171,008 parameters on ViT-B/32; the VoP paper prints 124,928, without the fused query, key and value biases.
+"""
+
+from __future__ import annotations
+
+from vop.config import TuningConfig
+from vop.model import RetrievalModel
+
+LEARNING_RATE = 1e-4
+
+
+def apply(model: RetrievalModel, config: TuningConfig) -> None:
+    """Unfreeze every bias of CLIP: of its linear layers, layer norms and attentions."""
+    for name, parameter in model.clip.named_parameters():
+        if name.endswith("bias"):
+            parameter.requires_grad_(True)

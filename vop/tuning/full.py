@@ -1,0 +1,16 @@
+"""Full: the whole CLIP is trained, its logit scale included; the only protocol that trains the scale.
+
+151,277,313 parameters on ViT-B/32 (VoP, CVPR 2023, section 4).
+"""
+
+from __future__ import annotations
+
+from vop.config import TuningConfig
+from vop.model import RetrievalModel
+
+LEARNING_RATE = 1e-6
+
+
+def apply(model: RetrievalModel, config: TuningConfig) -> None:
+    """Unfreeze every parameter of CLIP."""
+    model.clip.requires_grad_(True)

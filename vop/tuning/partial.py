@@ -1,0 +1,17 @@
+"""Partial: only the last layer of each encoder is trained (Partial-1 of VPT: Jia et al., ECCV 2022).
+
+10,240,256 parameters on ViT-B/32; the VoP paper prints 7,680,512, without the fused attention weights.
+"""
+
+from __future__ import annotations
+
+from vop.config import TuningConfig
+from vop.model import RetrievalModel
+
+LEARNING_RATE = 1e-5
+
+
+def apply(model: RetrievalModel, config: TuningConfig) -> None:
+    """Unfreeze the last transformer block of the text encoder and of the visual encoder."""
+    for transformer in (model.clip.transformer, model.clip.visual.transformer):
+        transformer.resblocks[-1].requires_grad_(True)

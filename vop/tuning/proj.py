@@ -1,0 +1,17 @@
+"""Proj: only the final projections into the joint space are trained.
+
+655,360 parameters on ViT-B/32 (VoP, CVPR 2023, section 4).
+"""
+
+from __future__ import annotations
+
+from vop.config import TuningConfig
+from vop.model import RetrievalModel
+
+LEARNING_RATE = 1e-4
+
+
+def apply(model: RetrievalModel, config: TuningConfig) -> None:
+    """Unfreeze the text projection and the visual projection."""
+    model.clip.text_projection.requires_grad_(True)
+    model.clip.visual.proj.requires_grad_(True)

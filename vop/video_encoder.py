@@ -1,0 +1,83 @@
+"""CLIP's visual tower with prompts in its layers; the split layer of VoP^F lives here."""
+
+from __future__ import annotations
+
+import open_clip
+import torch
+from torch import Tensor, nn
+
+from vop.block import run_block
+from vop.config import ConfigError, VideoEncoderConfig, VideoPromptConfig, kind, layers_of
+from vop.prompts import INIT_STD, VideoPrompts
+
+
+class VideoEncoder(nn.Module):
+    """Holds the video prompts and walks the frozen blocks of a CLIP with them.
+
+    Layers up to the split layer attend inside a frame, with prompts of the chosen kind. Layers above it attend across all
+    frames of a video, with generic prompts; a frame embedding tells the frames apart there (paper, section 3.5).
+    """
+
+    def __init__(self, clip: open_clip.CLIP, prompt: VideoPromptConfig, encoder: VideoEncoderConfig, frames: int):
+        super().__init__()
+        depth, width = len(clip.visual.transformer.resblocks), clip.visual.conv1.out_channels
+        self.split = depth if encoder.split_layer is None else encoder.split_layer
+        if self.split > depth:
+            raise ConfigError(f"video_encoder.split_layer: {self.split} is above {depth}, the layers of this encoder")
+        layers = layers_of(prompt.depth, depth, "video_prompt.depth") if prompt.length else range(0)
+        self.below = range(layers.start, min(layers.stop, self.split))
+        self.above = range(max(layers.start, self.split), layers.stop)
+        self.prompts: VideoPrompts = kind("video_prompt", prompt.name).Prompts(prompt, len(self.below), frames, width)
+        self.video_prompts = nn.Parameter(torch.randn(len(self.above), prompt.length, width) * INIT_STD)
+        embedded = frames if self.split < depth else 0
+        self.frame_embedding = nn.Parameter(torch.randn(embedded, width) * INIT_STD)
+
+    def forward(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int) -> Tensor:
+        """Normalized pixels of N = B * frames frames, a video's in a row -> frame embeddings [B, F, E], not normalized."""
+        visual = clip.visual
+        blocks = visual.transformer.resblocks
+        tokens_NLD = embed(visual, pixels_NCHW)
+        for layer in range(self.split):
+            tokens_NLD, prompts_GPD = self._enter(layer, tokens_NLD, frames)
+            if layer == 0:  # the first layer's prompts pass through ln_pre, like the tokens
+                tokens_NLD = visual.ln_pre(tokens_NLD)
+                prompts_GPD = None if prompts_GPD is None else visual.ln_pre(prompts_GPD)
+            rows = slice(0, 1) if layer == len(blocks) - 1 else slice(None)  # at the end only the class token is read
+            tokens_NLD = run_block(blocks[layer], tokens_NLD, prompts_GPD, rows=rows)
+        if self.split == len(blocks):
+            cls_BFD = tokens_NLD[:, 0].unflatten(0, (-1, frames))
+        else:
+            cls_BFD = self._across_frames(visual, tokens_NLD, frames)
+        out_BFE: Tensor = visual.ln_post(cls_BFD) @ visual.proj
+        return out_BFE
+
+    def _enter(self, layer: int, tokens_NLD: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
+        """The tokens that enter a layer, and its prompts if it has any."""
+        if layer not in self.below:
+            return tokens_NLD, None
+        index = layer - self.below.start
+        cls_BFD = tokens_NLD[:, 0].unflatten(0, (-1, frames))
+        new_cls_BFD = self.prompts.replace_cls(index, cls_BFD)
+        if new_cls_BFD is not cls_BFD:
+            tokens_NLD = torch.cat([new_cls_BFD.reshape(-1, 1, tokens_NLD.shape[-1]), tokens_NLD[:, 1:]], dim=1)
+        return tokens_NLD, self.prompts(index, cls_BFD)
+
+    def _across_frames(self, visual: nn.Module, tokens_NLD: Tensor, frames: int) -> Tensor:
+        """The layers above the split: one sequence a video, whose class tokens come out: [B, F, D]."""
+        blocks = visual.transformer.resblocks
+        L = tokens_NLD.shape[1]
+        tokens_BFLD = tokens_NLD.unflatten(0, (-1, frames)) + self.frame_embedding[:, None]
+        tokens_BSD = tokens_BFLD.flatten(1, 2)
+        for layer in range(self.split, len(blocks)):
+            prompts_1PD = self.video_prompts[[layer - self.above.start]] if layer in self.above else None
+            rows = slice(0, None, L) if layer == len(blocks) - 1 else slice(None)
+            tokens_BSD = run_block(blocks[layer], tokens_BSD, prompts_1PD, rows=rows)
+        return tokens_BSD
+
+
+def embed(visual: nn.Module, pixels_NCHW: Tensor) -> Tensor:
+    """Class token and patches with their positional embeddings, before `ln_pre`: [N, L, D]."""
+    patches_NMD = visual.conv1(pixels_NCHW).flatten(2).transpose(1, 2)
+    cls_ND = visual.class_embedding.expand(len(patches_NMD), 1, -1)
+    tokens_NLD: Tensor = torch.cat([cls_ND, patches_NMD], dim=1) + visual.positional_embedding
+    return tokens_NLD
