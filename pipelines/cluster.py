@@ -11,7 +11,6 @@ from typing import Any
 
 # Piped output would drown in redrawn bars; ours is printed by the driver.
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-os.environ.setdefault("RAY_TRAIN_ENABLE_STATE_TRACKING", "0")
 
 import ray
 
@@ -38,7 +37,10 @@ def connected() -> Iterator[None]:
         ray.init(
             address=address or "local",
             logging_level="warning",
-            runtime_env={"worker_process_setup_hook": "pipelines.cluster.quiet"},
+            runtime_env={
+                "worker_process_setup_hook": "pipelines.cluster.quiet",
+                "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"},  # it prints each line of a worker twice
+            },
         )
         yield
     finally:

@@ -24,6 +24,9 @@ from vop.benchmarks import Record
 MANIFEST = "manifest.parquet"
 STATUS_COLUMNS = ["key", "video_id", "path", "ok", "decoder", "error_kind", "error"]
 STEPS_PER_BLOCK = 8
+# Reading the store needs next to nothing, and a task that waits for its reader keeps what it asked for: with more, the
+# batches of validation could wait for ever behind those of training.
+LOAD_CPUS = 0.01
 
 Pair = tuple[int, int]  # video, and which of its captions
 
@@ -129,7 +132,7 @@ def share_sizes(size: int, workers: int) -> list[int]:
 def stream(folder: Path, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0) -> Iterator[Batch]:
     """Batches for a worker's steps, in order, loaded ahead by Ray Data tasks; `first` is the number of the first step.
 
-    Frames stay uint8. Tasks ask for a quarter of a CPU: reading the store needs little, and train workers hold the rest.
+    Frames stay uint8.
     """
     rows = [
         {

@@ -92,7 +92,7 @@ def evaluate(adapter: Adapter, store: Path, split: str = "test") -> Evaluation:
     records = read_manifest(store, split)
     with connected():
         text_ME, video_NE = embeddings(adapter, store, records)
-    owner = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
+    owner = [i for i, record in enumerate(records) for _ in record.captions]
     t2v, _ = retrieval_ranks(text_ME, video_NE, owner)
     best_scores, best = top_k(text_ME, video_NE, TOP)
     captions = [caption for record in records for caption in record.captions]

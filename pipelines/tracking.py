@@ -119,10 +119,8 @@ def commit() -> str:
     """The commit of the source, with `-dirty` if it has changed since; VOP_COMMIT where there is no repository."""
     source = Path(__file__).resolve().parent
     try:
-        done = subprocess.run(
-            ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"],
-            **{"cwd": source, "capture_output": True, "text": True, "check": True},
-        )
+        command = ["git", "describe", "--always", "--dirty", "--abbrev=10", "--exclude=*"]
+        done = subprocess.run(command, cwd=source, capture_output=True, text=True, check=True)
         return done.stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return os.environ.get("VOP_COMMIT", "unknown")

@@ -26,7 +26,7 @@ from vop.backbone import image_size
 from vop.config import ConfigError, Experiment
 from vop.model import build_model
 
-DATA_CPUS = 0.25  # what a task that loads frames asks for
+DATA_CPUS = 0.1  # what the tasks that load frames ask for, with room to spare
 
 
 @dataclass(frozen=True)
@@ -87,6 +87,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
             name=run.id,  # unique: Ray Train would silently resume a name that it knows
             storage_path=str(output_folder(experiment.tracking) / "checkpoints"),
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
+            logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
         ),
     )

@@ -114,7 +114,7 @@ def train_epoch(
         waited += time.monotonic() - asked
         loss = step_loss(model, batch, sizes, rank, experiment.training.precision)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         average_gradients(trained, workers)
         optimizer.step()
         schedule.step()
@@ -193,7 +193,7 @@ def embed(model: RetrievalModel, store: Path, records: Sequence[Record], batch_s
 
 def scores(records: Sequence[Record], text_ME: Tensor, video_NE: Tensor) -> dict[str, float]:
     """All metrics of a split, its groups and its time pairs; keys such as `t2v/R1`, `ordinary/t2v/R1`, `pair_accuracy`."""
-    owner = np.repeat(np.arange(len(records)), [len(r.captions) for r in records])
+    owner = [i for i, record in enumerate(records) for _ in record.captions]
     groups = np.asarray([records[i].group for i in owner])
     metrics = retrieval_metrics(text_ME, video_NE, owner, groups if any(groups) else None)
     place = {r.video_id: i for i, r in enumerate(records)}

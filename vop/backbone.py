@@ -80,7 +80,7 @@ def load_backbone(config: BackboneConfig) -> Backbone:
         size=size,
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
-        context_length=int(clip.context_length),
+        context_length=open_clip.get_model_config(config.name)["text_cfg"].get("context_length", 77),
         weights=hash_weights(clip),
     )
 

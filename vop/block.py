@@ -74,5 +74,5 @@ def attend(
     )
     out_BRD: Tensor = attn.out_proj(out_BHRd.transpose(1, 2).reshape(B, R, D))
     if hasattr(attn, "parallel"):  # a module that a tuning protocol put beside the attention
-        out_BRD = out_BRD + attn.parallel(query_BRD)
+        out_BRD = out_BRD + attn.get_submodule("parallel")(query_BRD)
     return out_BRD

@@ -149,7 +149,11 @@ class Experiment(Section):
         """Validate a section with the Config of the file that its `name` names, if that file has one of its own."""
         if not isinstance(value, dict):
             return value
-        base = {"benchmark": BenchmarkConfig, "video_prompt": VideoPromptConfig, "tuning": TuningConfig}[info.field_name]
+        base: type[BenchmarkConfig | VideoPromptConfig | TuningConfig] = {
+            "benchmark": BenchmarkConfig,
+            "video_prompt": VideoPromptConfig,
+            "tuning": TuningConfig,
+        }[info.field_name]
         module = kind(info.field_name, str(value.get("name", base.model_fields["name"].default)))
         return getattr(module, "Config", base).model_validate(value)
 

@@ -46,6 +46,8 @@ class RetrievalModel(nn.Module):
         Each frame's embedding is normalized, the real frames' are averaged, the average is normalized again.
         """
         frames = pixels_BFHWC.shape[1]
+        if frames != self.frames:
+            raise ValueError(f"the model was built for {self.frames} frames a video, these have {frames}")
         pixels_NHWC = (pixels_BFHWC.flatten(0, 1).float() - self.mean_C) / self.std_C
         frames_BFE = self.video(self.clip, pixels_NHWC.permute(0, 3, 1, 2), frames).float()
         # In double: a clip and its reverse then have the same average to the last bit of fp32.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import open_clip
 import torch
+from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vop.block import run_block
@@ -34,7 +35,7 @@ class VideoEncoder(nn.Module):
 
     def forward(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int) -> Tensor:
         """Normalized pixels of N = B * frames frames, a video's in a row -> frame embeddings [B, F, E], not normalized."""
-        visual = clip.visual
+        visual: VisionTransformer = clip.visual
         blocks = visual.transformer.resblocks
         tokens_NLD = embed(visual, pixels_NCHW)
         for layer in range(self.split):
@@ -62,7 +63,7 @@ class VideoEncoder(nn.Module):
             tokens_NLD = torch.cat([new_cls_BFD.reshape(-1, 1, tokens_NLD.shape[-1]), tokens_NLD[:, 1:]], dim=1)
         return tokens_NLD, self.prompts(index, cls_BFD)
 
-    def _across_frames(self, visual: nn.Module, tokens_NLD: Tensor, frames: int) -> Tensor:
+    def _across_frames(self, visual: VisionTransformer, tokens_NLD: Tensor, frames: int) -> Tensor:
         """The layers above the split: one sequence a video, whose class tokens come out: [B, F, D]."""
         blocks = visual.transformer.resblocks
         L = tokens_NLD.shape[1]
@@ -72,10 +73,10 @@ class VideoEncoder(nn.Module):
             prompts_1PD = self.video_prompts[[layer - self.above.start]] if layer in self.above else None
             rows = slice(0, None, L) if layer == len(blocks) - 1 else slice(None)
             tokens_BSD = run_block(blocks[layer], tokens_BSD, prompts_1PD, rows=rows)
-        return tokens_BSD
+        return torch.as_tensor(tokens_BSD)
 
 
-def embed(visual: nn.Module, pixels_NCHW: Tensor) -> Tensor:
+def embed(visual: VisionTransformer, pixels_NCHW: Tensor) -> Tensor:
     """Class token and patches with their positional embeddings, before `ln_pre`: [N, L, D]."""
     patches_NMD = visual.conv1(pixels_NCHW).flatten(2).transpose(1, 2)
     cls_ND = visual.class_embedding.expand(len(patches_NMD), 1, -1)

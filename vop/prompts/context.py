@@ -38,7 +38,9 @@ class ContextModule(nn.Module):
     def forward(self, cls_BFD: Tensor) -> Tensor:
         """[B, F, D] -> [B, F, width_out]."""
         if isinstance(self.net, nn.LSTM):
-            out: Tensor = self.net(cls_BFD)[0]
+            # Outside autocast: torch has no LSTM in bf16 on the CPU.
+            with torch.autocast(cls_BFD.device.type, enabled=False):
+                out: Tensor = self.net(cls_BFD.float())[0]
             return out
         return torch.as_tensor(self.net(cls_BFD + self.position))
 

@@ -9,6 +9,7 @@ Coordinates: x to the right, y down, the origin in the middle of the picture, th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -63,9 +64,9 @@ class Look:
 
 def _grid(height: int, width: int) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     short = min(height, width)
-    y = (np.arange(height, dtype=np.float32) + 0.5 - height / 2) / short
-    x = (np.arange(width, dtype=np.float32) + 0.5 - width / 2) / short
-    return x[None, :], y[:, None]
+    y = (np.arange(height) + 0.5 - height / 2) / short
+    x = (np.arange(width) + 0.5 - width / 2) / short
+    return x.astype(np.float32)[None, :], y.astype(np.float32)[:, None]
 
 
 def _distance(thing: Thing, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -128,9 +129,8 @@ def _photograph(
 ) -> NDArray[np.float32]:
     # The grain is the sensor's: fixed for a clip, so that a clip and its reverse hold the same pictures.
     grain = np.random.default_rng(seed + 1).normal(0, look.grain, image.shape)
-    image = 0.5 + look.contrast * (image - 0.5)
-    image = image * np.asarray(look.tint, dtype=np.float32) + grain
-    return np.asarray(image * (1 - look.vignette * 2 * (x**2 + y**2))[:, :, None], dtype=np.float32)
+    lit = (0.5 + look.contrast * (image - 0.5)) * np.asarray(look.tint) + grain
+    return np.asarray(lit * (1 - look.vignette * 2 * (x**2 + y**2))[:, :, None], dtype=np.float32)
 
 
 class Words:
@@ -224,7 +224,7 @@ def _relation(words: Words, first: Thing, second: Thing) -> str:
     return words.pick(["above" if dy > 0 else "below", f"at the {side} and", f"on the {side} with"])
 
 
-def moved(scene: Scene, **change: float) -> Scene:
+def moved(scene: Scene, **change: Any) -> Scene:
     """The same scene with its first thing changed (x, y, radius, opacity)."""
     first, *rest = scene.things
     return replace(scene, things=(replace(first, **change), *rest))
