@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -115,20 +116,22 @@ def ui(
 
 
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
-    """A row a run and direction: all queries, then each group of queries."""
-    table = Table(title=f"{split}, R@K in percent", title_justify="left")
-    for column in ("run", "queries", "direction", "n", "R@1", "R@5", "R@10", "MdR", "MnR", "pairs right"):
-        table.add_column(column, justify="left" if column in ("run", "queries", "direction") else "right")
+    """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
+    table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("run", "queries", "n", "R@1", "R@5", "R@10", "MdR", "MnR"):
+        table.add_column(column, justify="left" if column in ("run", "queries") else "right", no_wrap=True)
     for name, metrics in results.items():
         for group in _groups(metrics, split):
             for direction in ("t2v", "v2t"):
                 key = f"{split}/{group}{direction}/"
                 values = [f"{metrics[key + m]:.1f}" for m in ("R1", "R5", "R10", "MdR", "MnR")]
-                pairs = metrics.get(f"{split}/pair_accuracy") if not group and direction == "t2v" else None
-                count = f"{metrics[key + 'queries']:.0f}"
-                table.add_row(name, group.rstrip("/") or "all", direction, count, *values, f"{pairs:.1f}" if pairs else "")
+                queries = f"{group.rstrip('/') or 'all'} {direction}"
+                table.add_row(name, queries, f"{metrics[key + 'queries']:.0f}", *values)
         table.add_section()
     console.print(table)
+    for name, metrics in results.items():
+        if f"{split}/pair_accuracy" in metrics:
+            console.print(f"{name}: right on {metrics[f'{split}/pair_accuracy']:.1f}% of the time pairs (chance 50)")
 
 
 def _groups(metrics: dict[str, float], split: str) -> list[str]:

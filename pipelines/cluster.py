@@ -49,9 +49,8 @@ def connected() -> Iterator[None]:
 
 
 def quiet() -> None:
-    """Runs first in every worker: of Ray's own log lines only warnings reach the terminal."""
-    logging.getLogger("ray").setLevel(logging.WARNING)
-    for name in ("ray.train", "ray.data", "ray.tune"):
+    """Runs first in every worker: of the log lines of libraries only warnings reach the terminal."""
+    for name in ("", "ray", "ray.data", "ray.train", "ray.tune"):  # Ray Train logs to the root logger too
         logging.getLogger(name).setLevel(logging.WARNING)
 
 

@@ -1,4 +1,4 @@
-"""The frame store as it is read: the manifest, the order of training, and batches through Ray Data.
+"""The frame store as it is read: the manifest, the order of training, and its batches.
 
 The order depends on seed and epoch alone. In an epoch every caption of every video comes exactly once, and a batch holds
 no video twice. W workers share each batch, so their number changes nothing but speed.
@@ -8,25 +8,22 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.parquet as pq
-import ray.data
 from numpy.typing import NDArray
 
 from vop.benchmarks import Record
 
 MANIFEST = "manifest.parquet"
 STATUS_COLUMNS = ["key", "video_id", "path", "ok", "decoder", "error_kind", "error"]
-STEPS_PER_BLOCK = 8
-# Reading the store needs next to nothing, and a task that waits for its reader keeps what it asked for: with more, the
-# batches of validation could wait for ever behind those of training.
-LOAD_CPUS = 0.01
+READ_AHEAD = 2  # batches
 
 Pair = tuple[int, int]  # video, and which of its captions
 
@@ -64,7 +61,7 @@ def _shards(folder: Path) -> list[Path]:
 
 @lru_cache(maxsize=4)
 def _places(folder: Path) -> dict[str, tuple[Path, int]]:
-    """Where each video is: shard and row group. Cached: a data task reads the same store many times."""
+    """Where each video is: shard and row group. Cached: training reads it every step."""
     keys = {row["video_id"]: row["key"] for row in pq.read_table(folder / MANIFEST, columns=["video_id", "key"]).to_pylist()}
     at = {
         key: (shard, row)
@@ -120,7 +117,7 @@ def epoch_batches(captions: Sequence[int], batch_size: int, seed: int, epoch: in
 
 def share(batch: Sequence[Pair], rank: int, workers: int) -> list[Pair]:
     """A worker's part of a batch; the parts' sizes differ by at most one, the first are the larger."""
-    bounds = [len(batch) * 0, *np.cumsum(share_sizes(len(batch), workers))]
+    bounds = [0, *np.cumsum(share_sizes(len(batch), workers))]
     return list(batch[bounds[rank] : bounds[rank + 1]])
 
 
@@ -130,54 +127,21 @@ def share_sizes(size: int, workers: int) -> list[int]:
 
 
 def stream(folder: Path, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0) -> Iterator[Batch]:
-    """Batches for a worker's steps, in order, loaded ahead by Ray Data tasks; `first` is the number of the first step.
+    """Batches for a worker's steps, in order, read from the store ahead of use; `first` is the number of the first step.
 
-    Frames stay uint8.
+    Frames stay uint8. A step without pairs for this worker is left out. Memory: READ_AHEAD + 1 batches.
     """
-    rows = [
-        {
-            "step": first + number,
-            "video": [video for video, _ in pairs],
-            "video_id": [records[video].video_id for video, _ in pairs],
-            "caption": [records[video].captions[caption] for video, caption in pairs],
-        }
-        for number, pairs in enumerate(steps)
-        if pairs
-    ]
-    if not rows:
-        return
-    # Not from_arrow: that starts tasks of a whole CPU each, and waits for them for ever beside a full train worker.
-    dataset = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // STEPS_PER_BLOCK))
-    context = ray.data.DataContext.get_current()
-    context.execution_options.preserve_order = True
-    context.enable_progress_bars = False
-    batches = dataset.map_batches(_load, batch_size=1, batch_format="pyarrow", fn_kwargs={"folder": str(folder)}, num_cpus=0.25)
-    yield from _regrouped(batches.iter_batches(batch_size=None, prefetch_batches=2, batch_format="numpy"))
 
+    def load(number: int) -> Batch:
+        videos = [video for video, _ in steps[number]]
+        pixels, mask = read_videos(folder, [records[video].video_id for video in videos])
+        texts = [records[video].captions[caption] for video, caption in steps[number]]
+        return Batch(first + number, np.asarray(videos), pixels, mask, texts)
 
-def _load(table: pa.Table, folder: str) -> dict[str, Any]:
-    """One step's row -> its pairs, a row each."""
-    row = table.to_pylist()[0]
-    pixels, mask = read_videos(Path(folder), row["video_id"])
-    columns = {"video": np.asarray(row["video"]), "caption": np.asarray(row["caption"], dtype=object)}
-    return {"step": np.full(len(pixels), row["step"]), "pixels": pixels, "mask": mask, **columns}
-
-
-def _regrouped(blocks: Iterator[dict[str, NDArray[Any]]]) -> Iterator[Batch]:
-    """Blocks may end anywhere between rows: put the rows of a step together again."""
-    parts: list[dict[str, NDArray[Any]]] = []
-    for block in blocks:
-        ends = np.flatnonzero(np.diff(block["step"])) + 1
-        for start, end in zip([0, *ends], [*ends, len(block["step"])], strict=True):
-            part = {name: column[start:end] for name, column in block.items()}
-            if parts and parts[0]["step"][0] != part["step"][0]:
-                yield _batch(parts)
-                parts = []
-            parts.append(part)
-    if parts:
-        yield _batch(parts)
-
-
-def _batch(parts: list[dict[str, NDArray[Any]]]) -> Batch:
-    rows = parts[0] if len(parts) == 1 else {name: np.concatenate([p[name] for p in parts]) for name in parts[0]}
-    return Batch(int(rows["step"][0]), rows["video"], rows["pixels"], rows["mask"], [str(text) for text in rows["caption"]])
+    todo = iter([number for number, pairs in enumerate(steps) if pairs])
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        ahead = deque(reader.submit(load, number) for number in islice(todo, READ_AHEAD))
+        while ahead:
+            batch = ahead.popleft().result()
+            ahead.extend(reader.submit(load, number) for number in islice(todo, 1))
+            yield batch

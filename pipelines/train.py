@@ -26,8 +26,6 @@ from vop.backbone import image_size
 from vop.config import ConfigError, Experiment
 from vop.model import build_model
 
-DATA_CPUS = 0.1  # what the tasks that load frames ask for, with room to spare
-
 
 @dataclass(frozen=True)
 class Result:
@@ -102,17 +100,16 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
 
 
 def _check_resources(experiment: Experiment) -> bool:
-    """Whether to use GPUs. Raises ResourceError if the workers and a data task do not fit the cluster, before they hang."""
+    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
     resources = experiment.resources
     use_gpu = cluster_has("GPU") >= resources.num_workers if resources.use_gpu is None else resources.use_gpu
-    needs = {"CPU": resources.num_workers * resources.cpus_per_worker + DATA_CPUS}
+    needs = {"CPU": resources.num_workers * resources.cpus_per_worker}
     if use_gpu:
         needs["GPU"] = resources.num_workers
     for name, amount in needs.items():
         if cluster_has(name) < amount:
             raise ResourceError(
-                f"the training needs {amount:g} {name} ({resources.num_workers} workers of "
-                f"{resources.cpus_per_worker:g} CPU, and {DATA_CPUS:g} CPU for loading data), the cluster has "
+                f"the training needs {amount:g} {name} for {resources.num_workers} workers, the cluster has "
                 f"{cluster_has(name):g}: lower resources.num_workers or resources.cpus_per_worker"
             )
     return use_gpu

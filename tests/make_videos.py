@@ -56,17 +56,17 @@ def write(
     options: dict[str, str] | None = None,
     muxer: dict[str, str] | None = None,
     stamps: Sequence[int] | None = None,
-    format: str | None = None,
+    draw: Callable[[int, int, int], np.ndarray] = picture,
 ) -> Path:
     """Encode `count` numbered pictures with PyAV; `stamps` are times in ms, else one every 1/rate s."""
-    with av.open(str(path), "w", format=format, options=muxer or {}) as container:
+    with av.open(str(path), "w", options=muxer or {}) as container:
         stream = container.add_stream(codec, rate=rate, options={"preset": "ultrafast", **(options or {})})
         stream.width, stream.height, stream.pix_fmt = *size, pixels
         stream.codec_context.thread_count = 1
         if stamps is not None:
             stream.codec_context.time_base = Fraction(1, 1000)
         for k in range(count):
-            frame = av.VideoFrame.from_ndarray(picture(k, *size), format="rgb24").reformat(format=pixels)
+            frame = av.VideoFrame.from_ndarray(draw(k, *size), format="rgb24").reformat(format=pixels)
             frame.pts = k if stamps is None else stamps[k]
             frame.time_base = Fraction(1, rate) if stamps is None else Fraction(1, 1000)
             container.mux(stream.encode(frame))
@@ -80,8 +80,12 @@ def rewrap(
     *,
     keep: Callable[[int], bool] = lambda place: True,
     turn: tuple[float, bool, bool] | None = None,
+    empty: Callable[[int], bool] = lambda place: False,
 ) -> Path:
-    """Copy the video packets for which `keep(place stored)`; `turn` is (degrees, mirrored, upside down)."""
+    """Copy the video packets for which `keep(place stored)`; `turn` is (degrees, mirrored, upside down).
+
+    Where `empty(place)` a packet without a byte goes first.
+    """
     with av.open(str(source)) as old, av.open(str(target), "w") as new:
         stream = old.streams.video[0]
         copied = new.add_stream_from_template(stream)
@@ -89,6 +93,10 @@ def rewrap(
             copied.set_display_rotation(turn[0], hflip=turn[1], vflip=turn[2])
         packets = (packet for packet in old.demux(stream) if packet.dts is not None)
         for place, packet in enumerate(packets):
+            if empty(place):
+                hole = av.Packet()
+                hole.stream, hole.time_base, hole.pts, hole.dts = copied, packet.time_base, packet.pts - 1, packet.dts - 1
+                new.mux(hole)
             if keep(place):
                 packet.stream = copied
                 new.mux(packet)

@@ -119,6 +119,13 @@ class TrackingConfig(Section):
     output: str = "runs"
 
 
+BASES: dict[str, type[Section]] = {
+    "benchmark": BenchmarkConfig,
+    "video_prompt": VideoPromptConfig,
+    "tuning": TuningConfig,
+}
+
+
 class Experiment(Section):
     """Everything about a run; it travels with the weights (`adapter.json`)."""
 
@@ -149,11 +156,7 @@ class Experiment(Section):
         """Validate a section with the Config of the file that its `name` names, if that file has one of its own."""
         if not isinstance(value, dict):
             return value
-        base: type[BenchmarkConfig | VideoPromptConfig | TuningConfig] = {
-            "benchmark": BenchmarkConfig,
-            "video_prompt": VideoPromptConfig,
-            "tuning": TuningConfig,
-        }[info.field_name]
+        base = BASES[info.field_name]
         module = kind(info.field_name, str(value.get("name", base.model_fields["name"].default)))
         return getattr(module, "Config", base).model_validate(value)
 

@@ -260,8 +260,6 @@ def _packets(container: InputContainer, *streams: VideoStream) -> Iterator[av.Pa
 
 def _decoded(packets: Iterable[av.Packet[Any]], errors: list[av.FFmpegError]) -> Iterator[av.VideoFrame]:
     for packet in packets:
-        if not packet.size and packet.dts is not None:
-            continue  # a place holder without a picture (AVI), which PyAV would take for the end
         try:
             frames = packet.decode()
         except av.FFmpegError as error:

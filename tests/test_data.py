@@ -1,0 +1,66 @@
+"""The order of training and how a batch is shared out: pure functions, no Ray."""
+
+from __future__ import annotations
+
+from itertools import chain
+
+import numpy as np
+import pytest
+
+from pipelines.data import epoch_batches, share, share_sizes
+
+CAPTIONS = {
+    "equal": [5] * 13,
+    "one-each": [1] * 9,
+    "unequal": [3, 1, 4, 1, 5, 9, 2, 6, 5, 3, 5, 8],
+    "one-has-most": [20, 1, 2, 1],
+    "one-video": [4],
+    "silent-video": [2, 0, 3],
+    "no-videos": [],
+}
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 4, 100])
+@pytest.mark.parametrize("captions", CAPTIONS.values(), ids=CAPTIONS)
+def test_an_epoch_holds_every_caption_once_and_a_batch_no_video_twice(captions: list[int], batch_size: int) -> None:
+    batches = epoch_batches(captions, batch_size, seed=3, epoch=1)
+    every = [(video, caption) for video, count in enumerate(captions) for caption in range(count)]
+    assert sorted(chain(*batches)) == every
+    for batch in batches:
+        assert 1 <= len(batch) <= batch_size
+        assert len({video for video, _ in batch}) == len(batch)
+    sizes = [len(batch) for batch in batches]
+    assert sizes == sorted(sizes, reverse=True), "only the last batches may be short"
+
+
+def test_batches_are_full_where_videos_suffice() -> None:
+    assert [len(batch) for batch in epoch_batches([5] * 13, 4, 0, 0)] == [4] * 16 + [1]
+    assert [len(batch) for batch in epoch_batches([3] * 5, 100, 0, 0)] == [5] * 3
+
+
+def test_the_order_depends_on_seed_and_epoch_alone() -> None:
+    captions = CAPTIONS["unequal"]
+    first = epoch_batches(captions, 4, seed=1, epoch=2)
+    np.random.seed(9)
+    assert epoch_batches(captions, 4, seed=1, epoch=2) == first
+    others = [epoch_batches(captions, 4, seed, epoch) for seed, epoch in ((1, 0), (1, 1), (1, 3), (2, 2), (2, 1))]
+    flat = [tuple(chain(*batches)) for batches in (first, *others)]
+    assert len(set(flat)) == len(flat)
+
+
+def test_videos_go_round_with_another_caption_each_time() -> None:
+    rounds = np.array(list(chain(*epoch_batches([5] * 6, 6, seed=0, epoch=0)))).reshape(5, 6, 2)
+    assert all(sorted(videos) == list(range(6)) for videos in rounds[:, :, 0])
+    assert len({tuple(videos) for videos in rounds[:, :, 0]}) > 1, "the same order of videos in every round"
+    assert any(len(set(captions)) > 1 for captions in rounds[:, :, 1]), "all videos give their captions in the same order"
+
+
+@pytest.mark.parametrize("workers", [1, 2, 3, 5])
+@pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9])
+def test_workers_share_a_batch(size: int, workers: int) -> None:
+    batch = [(10 + place, place % 3) for place in range(size)]
+    parts = [share(batch, rank, workers) for rank in range(workers)]
+    assert list(chain(*parts)) == batch
+    sizes = share_sizes(size, workers)
+    assert [len(part) for part in parts] == sizes
+    assert max(sizes) - min(sizes) <= 1 and sizes == sorted(sizes, reverse=True)
