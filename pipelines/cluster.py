@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -30,22 +31,33 @@ def connected() -> Iterator[None]:
         return
     previous = signal.signal(signal.SIGTERM, _interrupt)
     address = os.environ.get("RAY_ADDRESS")
-    if not address:
-        os.environ.setdefault("RAY_AUTH_MODE", "disabled")  # a cluster of this process's own, on this machine
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
-        ray.init(
-            address=address or "local",
-            logging_level="warning",
-            runtime_env={
-                "worker_process_setup_hook": "pipelines.cluster.quiet",
-                "env_vars": {"RAY_TRAIN_ENABLE_PRINT_PATCH": "0"},  # it prints each line of a worker twice
-            },
-        )
+        ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _new_address()))
         yield
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, previous)
+
+
+def _new_address() -> str:
+    """Choose the address of the cluster that is about to be started on this machine."""
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        os.environ["RAY_GCS_SERVER_PORT"] = str(probe.getsockname()[1])
+    return f"{ray.util.get_node_ip_address()}:{os.environ['RAY_GCS_SERVER_PORT']}"
+
+
+def _runtime(address: str) -> dict[str, Any]:
+    """What every worker of this program gets."""
+    return {
+        "worker_process_setup_hook": "pipelines.cluster.quiet",
+        "env_vars": {
+            "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a worker twice
+            "RAY_ADDRESS": address,  # else Ray Train's own helpers take any cluster that they find on the machine
+        },
+    }
 
 
 def quiet() -> None:

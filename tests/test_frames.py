@@ -219,6 +219,11 @@ def test_rotation_is_applied_once(clean: Path, folder: Path, turn: str) -> None:
             assert np.abs(image - square[scaled][:, scaled].astype(float)).mean() < 12
 
 
+def test_a_crooked_display_matrix_is_ignored(clean: Path, folder: Path) -> None:
+    path = rewrap(clean, folder / "crooked.mp4", turn=(45, False, False))
+    assert numbers(read_frames(path, 4, 96, decoder="pyav")) == sample_indices(100, 4, "uniform").tolist()
+
+
 def test_packets_without_a_picture_are_not_frames(folder: Path) -> None:
     source = write(folder / "nut.mp4", 60, codec="mpeg4", options={"g": "12"})
     path = rewrap(source, folder / "holes.nut", empty=lambda place: place % 10 == 5)

@@ -25,7 +25,7 @@ SAMPLING = ("uniform", "random", "fps")
 DECODERS = ("auto", "decord", "pyav")
 
 # What came out as in an in-order decode by ffmpeg when compared; all else takes the slower, general way.
-SEEKABLE_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "av1", "libdav1d")
+SEEKABLE_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9", "av1")
 DECORD_CODECS = ("h264", "hevc", "mpeg4", "vp8", "vp9")
 DECORD_FORMATS = ("yuv420p", "yuvj420p")
 IDR_TYPES = {"h264": (5,), "hevc": (19, 20)}  # NAL unit types: H.264 table 7-1, H.265 table 7-1
@@ -299,12 +299,14 @@ def _missing(container: InputContainer, stream: VideoStream, held: int, end_s: f
 
 
 def _turn(frame: av.VideoFrame) -> tuple[int, ...]:
-    """Signs (a, b, c, d) of the display matrix: a point (x, y) is shown at (a x + c y, b x + d y)."""
+    """(a, b, c, d) of the display matrix, -1, 0 or 1: a point (x, y) is shown at (a x + c y, b x + d y)."""
     side: Any = frame.side_data.get("DISPLAYMATRIX")
     if side is None:
         return UPRIGHT
-    a, b, _, c, d = np.sign(np.frombuffer(side, np.int32)[:5]).tolist()
-    return a, b, c, d
+    matrix = np.frombuffer(side, np.int32)[[0, 1, 3, 4]].astype(float)
+    a, b, c, d = np.rint(matrix / max(1.0, abs(matrix).max())).astype(int).tolist()
+    right_angle = abs(a) == abs(d) != abs(b) == abs(c)
+    return (a, b, c, d) if right_angle else UPRIGHT
 
 
 def _clock(pts: Sequence[int | None], missing: int, tick: float, fps: float) -> tuple[list[int], NDArray[np.float64]]:
@@ -336,8 +338,8 @@ class _Track:
 
 def _track(path: str) -> _Track:
     with _open(path) as container:
-        stream, ends, cut = _video_stream(path, container), dict[int, int](), False
-        codec, extradata = stream.codec_context.name, stream.codec_context.extradata
+        stream, ends, stored, cut = _video_stream(path, container), dict[int, int](), 0, False
+        codec, extradata = stream.codec_context.codec.canonical_name, stream.codec_context.extradata
         fps = float(stream.average_rate or stream.guessed_rate or 25)
         track = _Track(container.format.name, codec, fps, float(stream.time_base or 1 / fps))
         for packet in _packets(container):
@@ -347,6 +349,7 @@ def _track(path: str) -> _Track:
                 ends[packet.stream_index] = max(end, ends.get(packet.stream_index, end))
             if packet.stream_index != stream.index:
                 continue
+            stored += stamp is not None
             if track.first is None:
                 track.first = next(_decoded([packet], []), None)
             if packet.size and packet.is_keyframe:
@@ -359,9 +362,9 @@ def _track(path: str) -> _Track:
                 cut = packet.is_corrupt
         if cut:
             track.pts.pop()
+            stored -= 1
         end_s = max((float(end * (container.streams[i].time_base or 0)) for i, end in ends.items()), default=0)
-        held = len(track.pts) + track.hidden
-        track.missing = max(_missing(container, stream, held, end_s, fps), int(cut))
+        track.missing = max(_missing(container, stream, stored, end_s, fps), int(cut))
         track.videos = len(container.streams.video)
     return track
 
@@ -408,7 +411,7 @@ def _scan(path: str) -> _Scan:
     turn = _turn(first)
     unseekable = _seek_risk(track, first, stamps)
     why = unseekable or _decord_risk(track, first, turn)
-    probe = Probe(
+    seen = Probe(
         frames=total,
         duration_s=float(times[-1]) + 1 / track.fps,
         width=first.width if turn[0] else first.height,
@@ -418,7 +421,7 @@ def _scan(path: str) -> _Scan:
         decoder="pyav" if why else "decord",
         why=why,
     )
-    return _Scan(path, probe, stamps, times, len(track.pts), track.keys, track.tick, turn, unseekable)
+    return _Scan(path, seen, stamps, times, len(track.pts), track.keys, track.tick, turn, unseekable)
 
 
 # -- pixels ------------------------------------------------------------------------------------------------
