@@ -177,6 +177,12 @@ def test_another_shape_is_named(saved: Path) -> None:
     refused(saved, f"tensor {name}: expected shape {expected}", f"found {[*expected[:-1], expected[-1] - 1]}")
 
 
+@pytest.mark.parametrize(("name", "text"), [(CARD, "{"), (CARD, '{"format": 1}'), (TENSORS, "no tensors")])
+def test_a_broken_file_is_refused(saved: Path, name: str, text: str) -> None:
+    (saved / name).write_text(text)
+    refused(saved, str(saved), "not a whole adapter")
+
+
 def test_a_bad_experiment_names_the_file_and_the_key(saved: Path) -> None:
     change_card(saved, experiment={"training": {"epoch": 3}})
     with pytest.raises(ConfigError) as error:

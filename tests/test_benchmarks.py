@@ -78,6 +78,8 @@ def test_msrvtt_takes_the_file_that_is_there(tmp_path: Path) -> None:
         ("train.csv", "", ["no column video_id"]),
         ("train.csv", "video_id\nvideo7\nvideo2\nvideo7\n", ["1 ids are listed twice: video7"]),
         ("test.csv", "video_id,sentence\nvideo9,x\nvideo9,y\n", ["1 ids are listed twice: video9"]),
+        ("test.csv", "video_id,sentence\nvideo9\n", ["line 2: sentence must not be empty"]),
+        ("test.csv", "video_id,sentence\nvideo7,x\n", ["1 ids are in both", "train.csv", "video7"]),
         ("train.csv", "video_id\nvideo7\nvideo3\n", ["data.json: no caption for 1 videos", "video3"]),
         ("data.json", "[1, 2]", ["sentences", "video_id"]),
         ("data.json", '{"sentences": [{"video_id": "video7"}]}', ["caption"]),

@@ -55,6 +55,14 @@ def test_videos_go_round_with_another_caption_each_time() -> None:
     assert any(len(set(captions)) > 1 for captions in rounds[:, :, 1]), "all videos give their captions in the same order"
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_a_video_that_waits_comes_in_the_next_batch(seed: int) -> None:
+    order = [video for video, _ in chain(*epoch_batches([5] * 13, 4, seed, epoch=0))]
+    for video in range(13):
+        places = [place for place, other in enumerate(order) if other == video]
+        assert all(place < 13 * turn + 4 for turn, place in enumerate(places, start=1))
+
+
 @pytest.mark.parametrize("workers", [1, 2, 3, 5])
 @pytest.mark.parametrize("size", [0, 1, 2, 7, 8, 9])
 def test_workers_share_a_batch(size: int, workers: int) -> None:

@@ -8,6 +8,7 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -97,7 +98,8 @@ def test_a_run_says_how_it_ended(tmp_path: Path, error: type[BaseException] | No
 def test_ctrl_c_leaves_no_ray_process_and_a_killed_run(videos: Path, tmp_path: Path) -> None:
     experiment = recipe(videos, tmp_path, "training.epochs=1000")
     flat = [f"{key}={value}" for key, value in experiment.flat().items() if value not in (None, "")]
-    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": str(tmp_path)[:60]}
+    scratch = tempfile.TemporaryDirectory(prefix="vop-")  # sockets need short paths, tmp_path's are long
+    environment = {k: v for k, v in os.environ.items() if k != "RAY_ADDRESS"} | {"RAY_TMPDIR": scratch.name}
     (tmp_path / "recipe.yaml").touch()
     with (tmp_path / "log").open("w") as log:
         command = [sys.executable, "-m", "pipelines.train", str(tmp_path / "recipe.yaml"), *flat]
@@ -114,6 +116,7 @@ def test_ctrl_c_leaves_no_ray_process_and_a_killed_run(videos: Path, tmp_path: P
     assert [pid for pid, name in before.items() if Path(f"/proc/{pid}").exists() and command_of(pid) == name] == []
     (run,) = client_of(experiment).search_runs(["1"])
     assert run.info.status == "KILLED"
+    scratch.cleanup()
 
 
 def processes_below(root: int) -> dict[int, str]:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
@@ -61,15 +62,16 @@ def load_adapter(folder: Path) -> Adapter:
     for name in (TENSORS, CARD):
         if not (folder / name).is_file():
             raise AdapterError(f"{folder} is not an adapter: it has no {name}")
-    card = json.loads((folder / CARD).read_text(encoding="utf-8"))
-    if card.get("format") != FORMAT:
-        raise AdapterError(f"{folder / CARD}: format {card.get('format')}, this version reads {FORMAT}")
     try:
-        experiment = validated(card["experiment"])
-    except ConfigError as error:
-        raise ConfigError(f"{folder / CARD}: {error}") from None
-    tensors = load_file(folder / TENSORS) if card["tensors"] else {}
-    return Adapter(experiment, card["backbone_weights"], tensors, card["notes"])
+        card = json.loads((folder / CARD).read_text(encoding="utf-8"))
+        if card["format"] != FORMAT:
+            raise AdapterError(f"format {card['format']}, this version reads {FORMAT}")
+        tensors = load_file(folder / TENSORS) if card["tensors"] else {}
+        return Adapter(validated(card["experiment"]), card["backbone_weights"], tensors, card["notes"])
+    except (AdapterError, ConfigError) as error:
+        raise type(error)(f"{folder / CARD}: {error}") from None
+    except (ValueError, KeyError, SafetensorError) as error:
+        raise AdapterError(f"{folder} is not a whole adapter: {error!r}") from error
 
 
 def model_of(adapter: Adapter, backbone: Backbone | None = None) -> RetrievalModel:

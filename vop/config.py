@@ -213,7 +213,7 @@ def load_experiment(recipe: str | Path | Mapping[str, Any] = "", overrides: Iter
     assert isinstance(tree, Mapping)
     for override in overrides:
         key, equals, text = override.partition("=")
-        if not equals:
+        if not equals or not key:
             raise ConfigError(f"override {override!r}: write key=value, for example training.epochs=3")
         try:
             tree = with_value(tree, key, yaml.safe_load(text))
@@ -277,7 +277,8 @@ def _explain(detail: Any, tree: Mapping[str, Any]) -> str:
     key = ".".join(place) or "experiment"
     if detail["type"] != "extra_forbidden":
         given = "" if detail["type"] == "value_error" else f" (given: {json.dumps(detail['input'], default=str)})"
-        return f"{key}: {detail['msg'].removeprefix('Value error, ')}{given}"
+        problem = detail["msg"].removeprefix("Value error, ")
+        return problem + given if problem.startswith(f"{key}.") else f"{key}: {problem}{given}"
     section: type[BaseModel] = Experiment
     for part in place[:-1]:
         default = section.model_fields[part].default

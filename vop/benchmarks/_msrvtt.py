@@ -26,6 +26,9 @@ def read_records(videos: Path, sentences: Path, train_ids: Path, test_pairs: Pat
     test = [(row["video_id"], row["sentence"]) for row in _rows(test_pairs, ["video_id", "sentence"])]
     _refuse_twice(train, train_ids)
     _refuse_twice([video_id for video_id, _ in test], test_pairs)
+    both = sorted({*train} & {video_id for video_id, _ in test})
+    if both:
+        raise BenchmarkError(f"{len(both)} ids are in both {train_ids} and {test_pairs}: {', '.join(both[:5])}")
     silent = [video_id for video_id in train if video_id not in captions]
     if silent:
         raise BenchmarkError(f"{sentences}: no caption for {len(silent)} videos of {train_ids}: {', '.join(silent[:5])}")
@@ -61,7 +64,12 @@ def _rows(path: Path, columns: list[str]) -> list[dict[str, str]]:
         missing = [column for column in columns if column not in (reader.fieldnames or [])]
         if missing:
             raise BenchmarkError(f"{path}: no column {', '.join(missing)}; its columns: {', '.join(reader.fieldnames or [])}")
-        return list(reader)
+        rows = list(reader)
+    for line, row in enumerate(rows, start=2):
+        empty = [column for column in columns if not (row[column] or "").strip()]
+        if empty:
+            raise BenchmarkError(f"{path}, line {line}: {', '.join(empty)} must not be empty")
+    return rows
 
 
 def _refuse_twice(ids: list[str], path: Path) -> None:
