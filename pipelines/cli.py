@@ -28,7 +28,7 @@ def _plain_errors() -> Iterator[None]:
     """One clear sentence for what the user can mend; a traceback for everything else."""
     try:
         yield
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):  # Ray Train turns Ctrl-C into an exit of its own
         console.print("[bold]stopped[/bold]")
         raise typer.Exit(130) from None
     except Exception as error:
