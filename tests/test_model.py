@@ -266,9 +266,26 @@ def test_padded_frames_do_not_count(tiny: Backbone) -> None:
     garbage[0, 2:] = torch.randint(0, 256, garbage[0, 2:].shape, dtype=torch.uint8)
     expected = embed(model, pixels, mask)
     torch.testing.assert_close(embed(model, garbage, mask), expected, atol=1e-6, rtol=0)
-    torch.testing.assert_close(embed(model, pixels[:1, :2]), expected[:1], atol=1e-6, rtol=0)
+    twice = pixels[:1, [0, 1, 0, 1]]  # the average of two frames is that of the two taken twice
+    torch.testing.assert_close(embed(model, twice), expected[:1], atol=1e-6, rtol=0)
     torch.testing.assert_close(embed(model, pixels)[1], expected[1], atol=1e-6, rtol=0)
     assert (embed(model, pixels)[0] - expected[0]).norm() > 1e-3
+
+
+def test_another_number_of_frames_is_refused(tiny: Backbone) -> None:
+    model = make_prompted(tiny, POSITION, frames=4)
+    with pytest.raises(ValueError, match="built for 4 frames a video, these have 8"):
+        embed(model, random_videos(model, 1, frames=8))
+
+
+@pytest.mark.parametrize("module", ["bilstm", "lstm", "transformer"])
+def test_context_runs_in_bf16(tiny: Backbone, module: str) -> None:
+    model = make_prompted(tiny, CONTEXT, f"video_prompt.module={module}", frames=3)
+    pixels = random_videos(model, 2, frames=3)
+    expected = embed(model, pixels)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = embed(model, pixels)
+    torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
 
 
 def test_a_caption_does_not_depend_on_the_rest_of_the_batch(tiny: Backbone) -> None:
