@@ -15,6 +15,8 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 
 import ray
 
+from vop.config import ResourcesConfig
+
 
 class ResourceError(RuntimeError):
     """The cluster is short of something; the message says what is asked for and what there is."""
@@ -68,6 +70,11 @@ def quiet() -> None:
 
 def _interrupt(signum: int, frame: Any) -> None:
     raise KeyboardInterrupt
+
+
+def uses_gpu(resources: ResourcesConfig) -> bool:
+    """Whether each worker gets a GPU: what the recipe says, else whether the cluster has one for each."""
+    return cluster_has("GPU") >= resources.num_workers if resources.use_gpu is None else resources.use_gpu
 
 
 def cluster_has(resource: str) -> float:

@@ -15,7 +15,7 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from pipelines.cluster import cluster_has, connected
+from pipelines.cluster import connected, uses_gpu
 from pipelines.data import read_manifest, read_videos
 from pipelines.prepare import prepare
 from pipelines.train_loop import scores
@@ -71,7 +71,6 @@ def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tupl
         for i, r in enumerate(records)
     ]
     resources = adapter.experiment.resources
-    gpu = cluster_has("GPU") > 0 if resources.use_gpu is None else resources.use_gpu
     results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH)).map_batches(
         Embedder,
         batch_size=None,
@@ -80,7 +79,7 @@ def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tupl
         fn_kwargs={"store": str(store)},
         compute=ray.data.ActorPoolStrategy(size=resources.num_workers),
         num_cpus=resources.cpus_per_worker,
-        num_gpus=1 if gpu else 0,
+        num_gpus=1 if uses_gpu(resources) else 0,
     )
     found = {(bool(row["is_video"]), int(row["place"])): row["embedding"] for row in results.iter_rows()}
     text_ME = np.stack([found[False, m] for m in range(firsts[-1])])

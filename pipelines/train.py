@@ -15,7 +15,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 
-from pipelines.cluster import ResourceError, cluster_has, connected
+from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
 from pipelines.data import read_manifest
 from pipelines.evaluate import Evaluation, evaluate, write_queries
 from pipelines.prepare import Prepared, prepare
@@ -102,7 +102,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
 def _check_resources(experiment: Experiment) -> bool:
     """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
     resources = experiment.resources
-    use_gpu = cluster_has("GPU") >= resources.num_workers if resources.use_gpu is None else resources.use_gpu
+    use_gpu = uses_gpu(resources)
     needs = {"CPU": resources.num_workers * resources.cpus_per_worker}
     if use_gpu:
         needs["GPU"] = resources.num_workers
