@@ -1,0 +1,42 @@
+"""The measurements that the README quotes: ways of doing the same work, taken in turn in one run."""
+
+from __future__ import annotations
+
+import os
+import statistics
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one round of a way took: CPU seconds of this process and its ended children, seconds on the clock."""
+
+    cpu: float
+    wall: float
+
+
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Cost]]:
+    """The cost of each way in each round. All ways run once in every round, after one warm-up round that is not kept.
+
+    Shared machines drift: figures of one run, side by side, can be compared; figures of two runs cannot.
+    """
+    costs: dict[str, list[Cost]] = {name: [] for name in ways}
+    for number in range(rounds + 1):
+        for name, way in ways.items():
+            cpu, wall = _cpu_seconds(), time.monotonic()
+            way()
+            if number:
+                costs[name].append(Cost(_cpu_seconds() - cpu, time.monotonic() - wall))
+    return costs
+
+
+def median_ratio(way: list[Cost], against: list[Cost], figure: str = "cpu") -> float:
+    """The median over the rounds of one way's cost over another's; figure: `cpu` or `wall`."""
+    return statistics.median(getattr(a, figure) / getattr(b, figure) for a, b in zip(way, against, strict=True))
+
+
+def _cpu_seconds() -> float:
+    times = os.times()
+    return times.user + times.system + times.children_user + times.children_system
