@@ -52,9 +52,25 @@ def test_a_pair_differs_in_the_direction_of_time_alone(planned: Split) -> None:
     for clip, after in (*time_pairs(planned[0]), *time_pairs(planned[1])):
         assert not clip.reverse and (clip.scene, clip.event, clip.seed) == (after.scene, after.event, after.seed)
         for said, reversed_said in zip(clip.captions, after.captions, strict=True):
+            assert said != reversed_said
+            if clip.event.name == "turn":  # the same colors, the other way round
+                assert sorted(said.split()) == sorted(reversed_said.split())
+                continue
             doing = next(words for words in clip.event.forward if words in said)
             undoing = clip.event.backward[clip.event.forward.index(doing)]
-            assert said != reversed_said and said.replace(doing, undoing) == reversed_said
+            assert said.replace(doing, undoing) == reversed_said
+
+
+def test_captions_name_the_colors_of_a_turn_in_the_order_seen(planned: Split) -> None:
+    turns = [clip for clip in planned[0] if clip.event.name == "turn"]
+    assert turns
+    for clip in turns:
+        thing = clip.scene.things[0]
+        first, last = (thing.color, thing.next_color) if not clip.reverse else (thing.next_color, thing.color)
+        for said in clip.captions:
+            words = said.split()
+            before, after = (next(i for i, w in enumerate(words) if w in (c, scenes.COLORS[c][0])) for c in (first, last))
+            assert before < after, said
 
 
 @pytest.mark.parametrize("split", [0, 1], ids=["train", "test"])
@@ -68,17 +84,27 @@ def test_only_events_with_a_direction_have_one() -> None:
     """An undirected clip looks the same from both ends, a directed one does not."""
     scene = Scene((Thing("circle", "red", 0.1, 0.1),), "plain", "dark")
     for event in (*videos.DIRECTED, *videos.UNDIRECTED):
-        ends = [videos.state(scene, event.name, s).things[0] for s in (0.1, 0.9)]
-        same = all(np.isclose(getattr(ends[0], key), getattr(ends[1], key)) for key in ("x", "y", "radius", "opacity"))
+        ends = [videos.state(scene, event.name, s) for s in (0.1, 0.9)]
+        keys = ("x", "y", "radius", "opacity", "turned")
+        same = all(np.isclose(getattr(ends[0].things[0], key), getattr(ends[1].things[0], key)) for key in keys)
+        same &= ends[0].brightness == ends[1].brightness
         assert same != bool(event.backward), event.name
         assert len(event.backward) in (0, len(event.forward))
 
 
-@pytest.mark.parametrize(("event", "key"), [("right", "x"), ("down", "y"), ("grow", "radius"), ("appear", "opacity")])
+@pytest.mark.parametrize(("event", "key"), [("grow", "radius"), ("appear", "opacity"), ("turn", "turned")])
 def test_a_directed_event_goes_where_its_words_say(event: str, key: str) -> None:
     scene = Scene((Thing("circle", "red"),), "plain", "dark")
     first, last = (getattr(videos.state(scene, event, s).things[0], key) for s in (0.0, 1.0))
     assert last > first
+
+
+def test_it_dawns_from_dark_to_bright() -> None:
+    scene = Scene((Thing("circle", "red"),), "plain", "")
+    first, last = (videos.state(scene, "dawn", s).brightness for s in (0.0, 1.0))
+    assert (first, last) == (pytest.approx(scenes.TONES["dark"]), pytest.approx(scenes.TONES["bright"]))
+    dark, bright = (scenes.draw(videos.state(scene, "dawn", s), 32, 32).mean() for s in (0.0, 1.0))
+    assert bright > dark + 50
 
 
 # --- the files ----------------------------------------------------------------------------------------------------

@@ -34,7 +34,8 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[s
 
 def median_ratio(way: list[Cost], against: list[Cost], figure: str = "cpu") -> float:
     """The median over the rounds of one way's cost over another's; figure: `cpu` or `wall`."""
-    return statistics.median(getattr(a, figure) / getattr(b, figure) for a, b in zip(way, against, strict=True))
+    ratios = [getattr(a, figure) / getattr(b, figure) for a, b in zip(way, against, strict=True)]
+    return float(statistics.median(ratios))
 
 
 def _cpu_seconds() -> float:

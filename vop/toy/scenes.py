@@ -32,7 +32,7 @@ SMALL, LARGE = 0.11, 0.21  # radius
 
 @dataclass(frozen=True)
 class Thing:
-    """One colored shape: its place, radius and opacity."""
+    """One colored shape: its place, radius and opacity; `turned` 0..1 of the way to `next_color`."""
 
     shape: str
     color: str
@@ -40,16 +40,22 @@ class Thing:
     y: float = 0.0
     radius: float = 0.16
     opacity: float = 1.0
+    next_color: str = ""
+    turned: float = 0.0
 
 
 @dataclass(frozen=True)
 class Scene:
-    """A textured background and up to two things; `seed` fixes the hue, phase and scale of the background."""
+    """A textured background and up to two things; `seed` fixes the hue, phase and scale of the background.
+
+    brightness: how bright the background is, 0..1, where it is not that of its tone.
+    """
 
     things: tuple[Thing, ...]
     texture: str
     tone: str
     seed: int = 0
+    brightness: float | None = None
 
 
 @dataclass(frozen=True)
@@ -93,7 +99,7 @@ def _distance(thing: Thing, x: NDArray[np.float32], y: NDArray[np.float32]) -> N
 def _background(scene: Scene, x: NDArray[np.float32], y: NDArray[np.float32]) -> NDArray[np.float32]:
     rng = np.random.default_rng(scene.seed)
     frequency, phase_x, phase_y = rng.uniform(4.5, 6.5), rng.uniform(0, 2 * np.pi), rng.uniform(0, 2 * np.pi)
-    base = TONES[scene.tone] + rng.uniform(-0.06, 0.06, 3)
+    base = (TONES[scene.tone] if scene.brightness is None else scene.brightness) + rng.uniform(-0.06, 0.06, 3)
     u, v = 2 * np.pi * frequency * x + phase_x, 2 * np.pi * frequency * y + phase_y
     if scene.texture == "plain":
         pattern = np.zeros(np.broadcast_shapes(x.shape, y.shape))
@@ -117,11 +123,15 @@ def draw(scene: Scene, height: int, width: int, look: Look | None = None) -> NDA
     image = _background(scene, x, y)
     for thing in scene.things:
         cover = np.clip(0.5 - _distance(thing, x, y) * min(height, width), 0, 1) * thing.opacity
-        color = np.asarray(COLORS[thing.color][1], dtype=np.float32)
-        image += cover[:, :, None] * (color - image)
+        image += cover[:, :, None] * (_rgb(thing) - image)
     if look is not None:
         image = _photograph(image, x, y, look, scene.seed)
     return (np.clip(image, 0, 1) * 255 + 0.5).astype(np.uint8)
+
+
+def _rgb(thing: Thing) -> NDArray[np.float32]:
+    color = np.asarray(COLORS[thing.color][1], dtype=np.float32)
+    return color if not thing.next_color else color + thing.turned * (np.asarray(COLORS[thing.next_color][1]) - color)
 
 
 def _photograph(
@@ -145,14 +155,18 @@ class Words:
     def says(self, chance: float) -> bool:
         return bool(self.rng.random() < chance)
 
+    def color(self, name: str) -> str:
+        """'red', or 'crimson'."""
+        return COLORS[name][0] if self.says(self.second) else name
+
     def thing(self, thing: Thing, sized: bool = True) -> str:
-        """'a small red circle'."""
-        color = COLORS[thing.color][0] if self.says(self.second) else thing.color
+        """'a small red circle'; without a color if it turns into another."""
+        color = "" if thing.next_color else self.color(thing.color) + " "
         shape = SHAPES[thing.shape] if self.says(self.second) else thing.shape
         size = ""
         if sized and not self.says(self.drop):
             size = self.pick(["small", "little"] if thing.radius < (SMALL + LARGE) / 2 else ["large", "big"]) + " "
-        words = f"{size}{color} {shape}"
+        words = f"{size}{color}{shape}"
         return ("an " if words[0] in "aeiou" else "a ") + words
 
     def place(self, thing: Thing) -> str:
@@ -166,7 +180,7 @@ class Words:
 
     def ground(self, scene: Scene) -> str:
         """'on a dark striped wall'."""
-        tone = "" if self.says(self.drop) else scene.tone + " "
+        tone = "" if self.says(self.drop) or not scene.tone else scene.tone + " "
         return f"{self.pick(['on', 'over', 'against'])} a {tone}{scene.texture} {self.pick(['wall', 'background', 'backdrop'])}"
 
 
@@ -225,6 +239,6 @@ def _relation(words: Words, first: Thing, second: Thing) -> str:
 
 
 def moved(scene: Scene, **change: Any) -> Scene:
-    """The same scene with its first thing changed (x, y, radius, opacity)."""
+    """The same scene with its first thing changed (x, y, radius, opacity, turned)."""
     first, *rest = scene.things
     return replace(scene, things=(replace(first, **change), *rest))

@@ -27,7 +27,7 @@ from rich.progress import track
 
 from vop.toy.scenes import COLORS, LARGE, SHAPES, SMALL, TEXTURES, TONES, Look, Scene, Thing, Words, draw, moved
 
-VERSION = "1"  # of what this file writes; it names the cache folder
+VERSION = "2"  # of what this file writes; it names the cache folder
 SIZES = ((128, 96), (112, 84), (96, 96), (96, 128))  # width, height
 RATES = (15, 20, 24, 25, 30)
 LENGTHS = (72, 120)  # frames; 24 times an odd number, see above
@@ -45,16 +45,6 @@ class Event:
 
 DIRECTED = (
     Event(
-        "right",
-        ("moves to the right", "drifts from the left to the right", "starts on the left and ends on the right"),
-        ("moves to the left", "drifts from the right to the left", "starts on the right and ends on the left"),
-    ),
-    Event(
-        "down",
-        ("moves down to the bottom", "sinks from the top to the bottom", "starts at the top and ends at the bottom"),
-        ("moves up to the top", "rises from the bottom to the top", "starts at the bottom and ends at the top"),
-    ),
-    Event(
         "grow",
         ("grows", "is small at first and large at last", "starts little and ends big"),
         ("shrinks", "is large at first and small at last", "starts big and ends little"),
@@ -63,6 +53,16 @@ DIRECTED = (
         "appear",
         ("appears", "comes out of nothing", "is absent at first and there at last"),
         ("vanishes", "turns into nothing", "is there at first and absent at last"),
+    ),
+    Event(
+        "turn",
+        ("goes from {first} to {last}", "is {first} at first and {last} at last", "starts {first} and ends {last}"),
+        ("goes from {last} to {first}", "is {last} at first and {first} at last", "starts {last} and ends {first}"),
+    ),
+    Event(
+        "dawn",
+        ("goes from the dark into the light", "is in the dark at first and in bright light at last", "sees it get bright"),
+        ("goes from the light into the dark", "is in bright light at first and in the dark at last", "sees it get dark"),
     ),
 )
 UNDIRECTED = (
@@ -76,13 +76,14 @@ UNDIRECTED = (
 
 def state(scene: Scene, event: str, s: float) -> Scene:
     """The scene at time s in 0..1 of an event."""
+    if event == "dawn":
+        return replace(scene, brightness=TONES["dark"] + (TONES["bright"] - TONES["dark"]) * s)
     first = scene.things[0]
     wave = 0.5 - 0.5 * np.cos(2 * np.pi * s)  # 0, 1, 0
     change: dict[str, dict[str, float]] = {
-        "right": {"x": -0.34 + 0.68 * s},
-        "down": {"y": -0.34 + 0.68 * s},
         "grow": {"radius": SMALL * 0.8 + (LARGE * 1.3 - SMALL * 0.8) * s},
         "appear": {"opacity": float(np.clip(2.5 * s - 0.75, 0, 1))},
+        "turn": {"turned": s},
         "stay": {},
         "swing": {"x": first.x + (-0.35 if first.x > 0 else 0.35) * wave},
         "bounce": {"y": first.y + (-0.35 if first.y > 0 else 0.35) * wave},
@@ -96,7 +97,10 @@ def caption(rng: np.random.Generator, scene: Scene, doing: str) -> str:
     """A caption as for a web video: who does what, on what, with some words around it."""
     words = Words(rng, second=0.8, drop=0.2)
     opener = words.pick(["", "in this clip ", "a video where ", "somebody filmed how ", "for a few seconds "])
-    subject = words.thing(scene.things[0], sized=False)
+    thing = scene.things[0]
+    subject = words.thing(thing, sized=False)
+    if thing.next_color:
+        doing = doing.format(first=words.color(thing.color), last=words.color(thing.next_color))
     ground = "" if words.says(0.1) else " " + words.ground(scene)
     if words.says(0.3):
         return f"{opener}{subject}{ground} {doing}"
@@ -130,7 +134,7 @@ def _clips(rng: np.random.Generator, pairs: int, singles: int, captions: int) ->
     for number in range(pairs + singles):
         events = DIRECTED if number < pairs else UNDIRECTED
         event = events[number % len(events)]
-        scene, clip_seed = _new_scene(rng, seen), int(rng.integers(2**31))
+        scene, clip_seed = _for_event(rng, _new_scene(rng, seen), event.name), int(rng.integers(2**31))
         for reverse in (False, True) if event.backward else (False,):
             # The same seed words both captions of a pair: they differ in the direction of time alone.
             texts = [
@@ -138,6 +142,14 @@ def _clips(rng: np.random.Generator, pairs: int, singles: int, captions: int) ->
                 for k in range(clip_seed % 3, clip_seed % 3 + captions)
             ]
             yield Clip("", scene, event, reverse, tuple(texts), clip_seed)
+
+
+def _for_event(rng: np.random.Generator, scene: Scene, event: str) -> Scene:
+    """A thing that turns needs a second color; where it dawns the captions must not call the wall dark or bright."""
+    if event == "turn":
+        others = [color for color in COLORS if color != scene.things[0].color]
+        return moved(scene, next_color=str(rng.choice(others)))
+    return replace(scene, tone="") if event == "dawn" else scene
 
 
 def _new_scene(rng: np.random.Generator, seen: set[tuple[str, ...]]) -> Scene:
