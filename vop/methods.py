@@ -9,7 +9,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-SPLIT_LAYER = 8  # K_s of the paper, section 4.1, in CLIP ViT-B's 12 layers
+SPLIT_LAYER = 8  # K_s of the paper, in the 12 layers of ViT-B
 
 # Display name -> the dotted overrides that make it out of the default experiment.
 METHODS: dict[str, dict[str, Any]] = {
