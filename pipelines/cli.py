@@ -123,9 +123,10 @@ def methods(overrides: Overrides = None) -> None:
         from vop.methods import paper_key, paper_results
 
         counts = count_methods(overrides or [])
-        columns = ("method", "trained", f"% of {counts.total:,}", "paper's way", f"% of {counts.paper_total:,}")
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-        for column in (*columns, "paper, ViT-B/32", "learning rate", "recipe"):
+        title = f"% of {counts.total:,} parameters; the paper's way of counting: of {counts.paper_total:,}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        columns = ("method", "trained", "%", "paper's way", "%", "paper, ViT-B/32", "learning rate", "recipe")
+        for column in columns:
             table.add_column(column, justify="left" if column in ("method", "recipe") else "right", no_wrap=True)
         for name, count in counts.methods.items():
             printed = paper_results()["msrvtt-9k"].get(paper_key(name), {})
