@@ -7,7 +7,7 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.methods import Counts, count_methods
-from vop.config import kinds, load_experiment
+from vop.config import kind, kinds, load_experiment
 from vop.methods import METHODS, overrides_of, paper_key, paper_results
 
 COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes of it
@@ -64,6 +64,14 @@ def test_every_tuning_protocol_and_prompt_kind_is_a_method() -> None:
     experiments = [load_experiment({}, [f"{k}={v}" for k, v in overrides.items()]) for overrides in METHODS.values()]
     assert {e.tuning.name for e in experiments} == set(kinds("tuning"))
     assert {e.video_prompt.name for e in experiments} == set(kinds("video_prompt"))
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_methods_file_says_what_it_trains_and_how_fast(name: str) -> None:
+    tuning = kind("tuning", load_experiment({}, [f"{k}={v}" for k, v in METHODS[name].items()]).tuning.name)
+    said = " ".join((tuning.__doc__ or "").split())
+    assert f"Default learning rate {tuning.LEARNING_RATE}" in said
+    assert f"{COUNTS[name][0]:,}" in said or "only" in name, "the ablations are not a file's defaults"
 
 
 def test_the_split_keeps_its_share_of_the_depth() -> None:
