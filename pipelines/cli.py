@@ -115,6 +115,49 @@ def ui(
         os.execvp(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)])
 
 
+@app.command()
+def methods(overrides: Overrides = None) -> None:
+    """List every method with its recipe and what it trains, of ViT-B/32 or of backbone.name=..."""
+    with _plain_errors():
+        from pipelines.methods import count_methods
+        from vop.methods import paper_key, paper_results
+
+        counts = count_methods(overrides or [])
+        title = f"% of {counts.total:,} parameters; the paper's way of counting: of {counts.paper_total:,}"
+        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        columns = ("method", "trained", "%", "paper's way", "%", "paper, ViT-B/32", "learning rate", "recipe")
+        for column in columns:
+            table.add_column(column, justify="left" if column in ("method", "recipe") else "right", no_wrap=True)
+        for name, count in counts.methods.items():
+            printed = paper_results()["msrvtt-9k"].get(paper_key(name), {})
+            table.add_row(
+                *(name, f"{count.trained:,}", f"{100 * count.trained / counts.total:.3f}"),
+                *(f"{count.paper_trained:,}", f"{100 * count.paper_trained / counts.paper_total:.3f}"),
+                f"{printed['params_m']} M, {printed['params_pct']:.3f}%" if "params_m" in printed else "-",
+                f"{count.learning_rate:g}" if count.trained else "-",
+                " ".join(f"{key}={value}" for key, value in count.overrides.items()),
+            )
+        Console(width=max(console.width, 170)).print(table)  # numbers cut off are worse than lines that wrap
+        console.print("The paper's way leaves out CLIP's bare parameters (fused q/k/v and others) and the frame embedding.")
+
+
+@app.command()
+def convert(
+    checkpoint: Annotated[Path, typer.Argument(help="the authors' VoP_msrvtt9k.pth")],
+    output: Annotated[Path, typer.Argument(help="the folder of the new adapter")],
+    overrides: Overrides = None,
+    prefix: Annotated[int, typer.Option(help="text prompts after the start token")] = 4,
+    suffix: Annotated[int, typer.Option(help="text prompts before the last place")] = 4,
+) -> None:
+    """Make an adapter of the authors' released basic VoP (backbone.pretrained=... names the CLIP that it belongs to)."""
+    with _plain_errors():
+        from vop.adapter import save_adapter
+        from vop.release import convert as run
+
+        folder = save_adapter(run(checkpoint, prefix, suffix, overrides or []), output)
+        console.print(f"adapter {folder}", highlight=False)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))

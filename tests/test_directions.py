@@ -16,7 +16,7 @@ FILES = {
 VOP, PIPELINES, SPACES = ([m for m in FILES if m.partition(".")[0] == p] for p in ("vop", "pipelines", "tune_spaces"))
 WITHOUT_TORCH = [
     *(module for module in VOP if module.startswith("vop.benchmarks")),
-    *("vop", "vop.config", "vop.frames", "vop.toy.scenes", "vop.toy.videos"),
+    *("vop", "vop.config", "vop.frames", "vop.methods", "vop.toy.scenes", "vop.toy.videos"),
 ]
 
 

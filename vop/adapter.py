@@ -10,6 +10,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from open_clip import CLIP
+from open_clip.transformer import QuickGELU
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
@@ -37,7 +39,12 @@ class Adapter:
 
 
 def adapter_of(model: RetrievalModel, experiment: Experiment, **notes: Any) -> Adapter:
-    """A copy on the CPU of what is trained in a model."""
+    """A copy on the CPU of what is trained in a model; its experiment says whether CLIP ran with QuickGELU.
+
+    A file of weights does not tell, so without that the same weights from another file could give other scores.
+    """
+    backbone = experiment.backbone.model_copy(update={"quick_gelu": uses_quick_gelu(model.clip)})
+    experiment = experiment.model_copy(update={"backbone": backbone})
     tensors = {name: p.detach().cpu().clone().contiguous() for name, p in model.trainable().items()}
     return Adapter(experiment, model.backbone.weights, tensors, notes)
 
@@ -76,15 +83,24 @@ def load_adapter(folder: Path) -> Adapter:
 
 def model_of(adapter: Adapter, backbone: Backbone | None = None) -> RetrievalModel:
     """Rebuild the tuned model on the CPU. Raises AdapterError where backbone, tensor names or shapes do not match."""
-    backbone = backbone or load_backbone(adapter.experiment.backbone)
+    config = adapter.experiment.backbone
+    backbone = backbone or load_backbone(config)
+    named = f"backbone {config.name} ({config.pretrained})"
     if backbone.weights != adapter.backbone_weights:
         raise AdapterError(
-            f"the adapter was trained on weights {adapter.backbone_weights[:12]}, but backbone "
-            f"{adapter.experiment.backbone.name} ({adapter.experiment.backbone.pretrained}) here has {backbone.weights[:12]}"
+            f"the adapter belongs to {named} with weights {adapter.backbone_weights[:12]}, found {backbone.weights[:12]}"
         )
+    if config.quick_gelu not in (None, uses_quick_gelu(backbone.clip)):
+        expected, found = ("QuickGELU", "GELU") if config.quick_gelu else ("GELU", "QuickGELU")
+        raise AdapterError(f"the adapter belongs to {named} with {expected}, found {found}")
     model = build_model(adapter.experiment, backbone)
     load_tensors(model, adapter.tensors)
     return model
+
+
+def uses_quick_gelu(clip: CLIP) -> bool:
+    """Whether CLIP's blocks have OpenAI's activation."""
+    return isinstance(clip.transformer.resblocks[0].mlp.gelu, QuickGELU)
 
 
 def load_tensors(model: RetrievalModel, tensors: dict[str, Tensor]) -> None:

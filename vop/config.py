@@ -58,14 +58,28 @@ class BenchmarkConfig(Section):
     annotations: str = ""
 
 
-class TextPromptConfig(Section):
-    """Prompts of the text encoder: `length` tokens in each layer of `depth` ("all", or "i-j" from 1, the input side)."""
+class PromptConfig(Section):
+    """Prompts of an encoder: `length` tokens in each layer of `depth` ("all", or "i-j" from 1, the input side)."""
 
     length: int = Field(8, ge=0)
     depth: str = Field("all", pattern=r"^(all|[1-9]\d*-[1-9]\d*)$")
 
 
-class VideoPromptConfig(TextPromptConfig):
+class TextPromptConfig(PromptConfig):
+    """Prompts of the text encoder. `suffix` of the `length` stand where the authors' release puts them: `vop/release.py`."""
+
+    suffix: int = Field(0, ge=0)
+
+    @model_validator(mode="after")
+    def _suffix_within_length(self) -> Self:
+        if self.suffix > self.length:
+            raise ValueError(f"suffix {self.suffix} is more than length {self.length}")
+        if self.suffix and self.depth != "all":
+            raise ValueError(f"suffix {self.suffix} needs depth all: the release prompts every layer; given depth {self.depth}")
+        return self
+
+
+class VideoPromptConfig(PromptConfig):
     """Prompts of the video encoder; `name` is a file of `vop/prompts/`, which may add fields."""
 
     name: str = "shared"

@@ -1,6 +1,6 @@
 """Adapter^ATTN: a bottleneck in parallel to each self-attention (He et al., ICLR 2022).
 
-1,982,976 parameters on ViT-B/32 with a bottleneck of 64.
+1,982,976 parameters on ViT-B/32 with a bottleneck of 64. Default learning rate 0.001.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Bias: only the biases are trained (BitFit: Ben Zaken et al., ACL 2022).
 
-171,008 parameters on ViT-B/32; the VoP paper prints 124,928, without the fused query, key and value biases.
+171,008 parameters on ViT-B/32; the VoP paper counts 124,928, without the fused query, key and value biases. Default learning
+rate 0.0001.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Full: the whole CLIP is trained, its logit scale included; the only protocol that trains the scale.
 
-151,277,313 parameters on ViT-B/32 (VoP, CVPR 2023, section 4).
+151,277,313 parameters on ViT-B/32; the VoP paper (CVPR 2023) counts 119,826,432, without bare tensors. Default learning rate
+1e-06.
 """
 
 from __future__ import annotations

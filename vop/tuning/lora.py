@@ -1,7 +1,7 @@
 """LoRA: low-rank changes of the attention's weights (Hu et al., ICLR 2022); not in the VoP paper.
 
-491,520 parameters on ViT-B/32 with rank 8. As in LoRA's own experiments the query and value projections are
-changed: those rows of CLIP's fused weight, in each layer of both encoders.
+491,520 parameters on ViT-B/32 with rank 8. Default learning rate 0.001. As in LoRA's own experiments the
+query and value projections are changed: those rows of CLIP's fused weight, in each layer of both encoders.
 """
 
 from __future__ import annotations

@@ -1,6 +1,7 @@
 """Partial: only the last layer of each encoder is trained (Partial-1 of VPT: Jia et al., ECCV 2022).
 
-10,240,256 parameters on ViT-B/32; the VoP paper prints 7,680,512, without the fused attention weights.
+10,240,256 parameters on ViT-B/32; the VoP paper counts 7,680,512, without the fused attention weights. Default learning rate
+1e-05.
 """
 
 from __future__ import annotations

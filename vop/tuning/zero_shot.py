@@ -1,4 +1,4 @@
-"""Zero-shot CLIP: nothing is trained (paper, table 2, first row)."""
+"""Zero-shot CLIP (Radford et al., ICML 2021): 0 parameters are trained. Default learning rate 0.0: there are no steps."""
 
 from __future__ import annotations
 
