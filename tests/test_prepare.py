@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from conftest import recipe
 
-from pipelines.data import epoch_batches, read_manifest, read_status, read_videos, share, stream
+from pipelines.data import epoch_batches, share, stream
 from pipelines.prepare import FailedVideosError, prepare
+from pipelines.store import read_manifest, read_status, read_videos
 from vop.frames import read_frames
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -80,7 +81,7 @@ def test_bad_files_are_listed_by_name_and_reason(videos: Path, tmp_path: Path) -
     assert reasons["clip 4.mp4"] == "missing"
     assert all(row["video_id"] in row["error"] for row in done.failed)
     assert len(read_manifest(done.folder)) == 7
-    assert sum(row["ok"] for row in read_status(done.folder)) == 7
+    assert sum(read_status(done.folder)["ok"].to_pylist()) == 7
 
 
 def test_too_many_bad_files_stop_before_training(videos: Path, tmp_path: Path) -> None:
