@@ -39,7 +39,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    names = ("ConfigError", "BenchmarkError", "FailedVideosError", "ResourceError", "AdapterError")
+    names = ("ConfigError", "BenchmarkError", "FailedVideosError", "ResourceError", "AdapterError", "StoreError")
     return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -98,7 +98,9 @@ def prepare(recipe: Recipe, overrides: Overrides = None) -> None:
 
         done = run(experiment, image_size(experiment.backbone))
         console.print(
-            f"{done.videos} videos, {done.decoded} decoded now, {len(done.failed)} unreadable: {done.folder}", highlight=False
+            f"{done.videos} videos, {done.decoded} decoded now in {done.seconds:.0f} s, {len(done.failed)} unreadable"
+            f"{f' ({done.report})' if done.report else ''}: {done.folder}",
+            highlight=False,
         )
 
 

@@ -1,4 +1,4 @@
-"""The frame store as it is read: the manifest, the order of training, and its batches.
+"""The trainer's side: the order of training and its batches, read from the frame store or decoded as they are needed.
 
 The order depends on seed and epoch alone. In an epoch every caption of every video comes exactly once, and a batch holds
 no video twice. W workers share each batch, so their number changes nothing but speed.
@@ -7,23 +7,22 @@ no video twice. W workers share each batch, so their number changes nothing but 
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import partial
 from itertools import islice
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyarrow.parquet as pq
+import ray
 from numpy.typing import NDArray
 
+from pipelines.files import StoreError, read_video
+from pipelines.store import Draw, Images, Mask, opened, read_videos
 from vop.benchmarks import Record
-
-MANIFEST = "manifest.parquet"
-STATUS_COLUMNS = ["key", "video_id", "path", "ok", "decoder", "error_kind", "error"]
-READ_AHEAD = 2  # batches
+from vop.config import Experiment
+from vop.frames import FrameError
 
 Pair = tuple[int, int]  # video, and which of its captions
 
@@ -34,58 +33,9 @@ class Batch:
 
     step: int
     video_B: NDArray[np.int64]
-    pixels_BFHWC: NDArray[np.uint8]
-    mask_BF: NDArray[np.bool_]
+    pixels_BFHWC: Images
+    mask_BF: Mask
     captions: list[str]
-
-
-def read_manifest(folder: Path, split: str = "") -> list[Record]:
-    """The records of a store whose videos could be read, in manifest order; of one split or of all."""
-    rows = pq.read_table(folder / MANIFEST).to_pylist()
-    names = Record.__dataclass_fields__
-    return [
-        Record(**{**{name: row[name] for name in names}, "captions": tuple(row["captions"])})
-        for row in rows
-        if row["ok"] and split in ("", row["split"])
-    ]
-
-
-def read_status(folder: Path) -> list[dict[str, Any]]:
-    """What the store holds: a row a video, without its pixels."""
-    return [row for shard in _shards(folder) for row in pq.read_table(shard, columns=STATUS_COLUMNS).to_pylist()]
-
-
-def _shards(folder: Path) -> list[Path]:
-    return sorted((folder / "frames").glob("*.parquet"))
-
-
-@lru_cache(maxsize=4)
-def _places(folder: Path) -> dict[str, tuple[Path, int]]:
-    """Where each video is: shard and row group. Cached: training reads it every step."""
-    keys = {row["video_id"]: row["key"] for row in pq.read_table(folder / MANIFEST, columns=["video_id", "key"]).to_pylist()}
-    at = {
-        key: (shard, row)
-        for shard in _shards(folder)
-        for row, key in enumerate(pq.read_table(shard, columns=["key"])["key"].to_pylist())
-    }
-    return {video_id: at[key] for video_id, key in keys.items()}
-
-
-@lru_cache(maxsize=64)
-def _open(shard: Path) -> pq.ParquetFile:
-    return pq.ParquetFile(shard, memory_map=True)
-
-
-def read_videos(folder: Path, video_ids: Sequence[str]) -> tuple[NDArray[np.uint8], NDArray[np.bool_]]:
-    """Frames [N, F, H, W, 3] and masks [N, F] of videos from a store."""
-    pixels, masks = [], []
-    for video_id in video_ids:
-        shard, row = _places(folder)[video_id]
-        table = _open(shard).read_row_group(row, columns=["pixels", "shape", "mask"])
-        buffer = table["pixels"].chunk(0)[0].as_buffer()
-        pixels.append(np.frombuffer(buffer, np.uint8).reshape(table["shape"][0].as_py()))
-        masks.append(np.asarray(table["mask"][0].as_py(), dtype=np.bool_))
-    return np.stack(pixels), np.stack(masks)
 
 
 def epoch_batches(captions: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[Pair]]:
@@ -126,22 +76,96 @@ def share_sizes(size: int, workers: int) -> list[int]:
     return [size // workers + (rank < size % workers) for rank in range(workers)]
 
 
-def stream(folder: Path, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0) -> Iterator[Batch]:
+def training_batches(
+    experiment: Experiment, folder: str, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0
+) -> Iterator[Batch]:
+    """A worker's batches of a training as its `frames` and `data` sections say; `steps` and `first` as in `stream`."""
+    ahead, seed = experiment.data.ahead, experiment.seed if experiment.frames.sampling == "random" else None
+    if experiment.data.store:
+        return stream(folder, records, steps, first, seed, ahead)
+    return stream_decoded(folder, records, steps, first, seed, ahead)
+
+
+def stream(
+    folder: str,
+    records: Sequence[Record],
+    steps: Sequence[Sequence[Pair]],
+    first: int = 0,
+    seed: int | None = None,
+    ahead: int = 2,
+) -> Iterator[Batch]:
     """Batches for a worker's steps, in order, read from the store ahead of use; `first` is the number of the first step.
 
-    Frames stay uint8. A step without pairs for this worker is left out. Memory: READ_AHEAD + 1 batches.
+    With a seed each step draws its frames at random out of those stored. Frames stay uint8, in pinned memory where there is a
+    GPU. A step without pairs for this worker is left out. Memory: `ahead` + 1 batches.
     """
 
     def load(number: int) -> Batch:
-        videos = [video for video, _ in steps[number]]
-        pixels, mask = read_videos(folder, [records[video].video_id for video in videos])
-        texts = [records[video].captions[caption] for video, caption in steps[number]]
-        return Batch(first + number, np.asarray(videos), pixels, mask, texts)
+        ids = [records[video].video_id for video, _ in steps[number]]
+        draw = None if seed is None else Draw(seed, first + number)
+        return _batch(records, steps[number], first + number, *read_videos(folder, ids, draw))
 
-    todo = iter([number for number, pairs in enumerate(steps) if pairs])
     with ThreadPoolExecutor(max_workers=1) as reader:
-        ahead = deque(reader.submit(load, number) for number in islice(todo, READ_AHEAD))
-        while ahead:
-            batch = ahead.popleft().result()
-            ahead.extend(reader.submit(load, number) for number in islice(todo, 1))
-            yield batch
+        yield from _ahead(lambda number: reader.submit(load, number).result, steps, ahead)
+
+
+def stream_decoded(
+    folder: str,
+    records: Sequence[Record],
+    steps: Sequence[Sequence[Pair]],
+    first: int = 0,
+    seed: int | None = None,
+    ahead: int = 2,
+) -> Iterator[Batch]:
+    """The same batches, decoded by Ray tasks on the CPUs that training leaves free, wherever in the cluster they are.
+
+    A task a video, so that the order is that of `steps` by construction; not a Ray Data execution, which would need its own
+    for each worker and reserve CPUs that the workers hold. Memory: the frames of `ahead` + 1 batches, in Ray's object store.
+    Raises StoreError for a video that could be read when the store was prepared and no longer can.
+    """
+    options = opened(folder).options
+    decode = ray.remote(decoded).options(num_cpus=1, scheduling_strategy="SPREAD")
+
+    def start(number: int) -> Callable[[], Batch]:
+        chosen = [records[video] for video, _ in steps[number]]
+        draws = [None if seed is None else Draw(seed, first + number).number(record.video_id) for record in chosen]
+        tasks = [decode.remote(record, options, draw) for record, draw in zip(chosen, draws, strict=True)]
+        return partial(collect, number, tasks)
+
+    def collect(number: int, tasks: list[Any]) -> Batch:
+        pixels, masks = zip(*ray.get(tasks), strict=True)
+        return _batch(records, steps[number], first + number, np.stack(pixels), np.stack(masks))
+
+    return _ahead(start, steps, ahead)
+
+
+def decoded(record: Record, options: dict[str, Any], seed: int | None) -> tuple[Images, Mask]:
+    """Frames [F, H, W, 3] and mask [F] of one video, decoded now: those that a store would give, or drawn with a seed."""
+    sampling = "uniform" if seed is None and options["sampling"] == "random" else options["sampling"]
+    try:
+        frames = read_video(record.path, options["count"], sampling, options, record.window, seed or 0)
+    except FrameError as error:
+        raise StoreError(f"{error}; it could be read when the videos were checked: run vop prepare again") from error
+    return frames.pixels_FHWC, frames.mask_F
+
+
+def _ahead(start: Callable[[int], Callable[[], Batch]], steps: Sequence[Sequence[Pair]], ahead: int) -> Iterator[Batch]:
+    """The batches of all steps that have pairs; so many of them started before they are asked for."""
+    todo = iter([number for number, pairs in enumerate(steps) if pairs])
+    started = deque(start(number) for number in islice(todo, ahead))
+    while started:
+        batch = started.popleft()()
+        started.extend(start(number) for number in islice(todo, 1))
+        yield batch
+
+
+def _batch(records: Sequence[Record], pairs: Sequence[Pair], step: int, pixels_BFHWC: Images, mask_BF: Mask) -> Batch:
+    captions = [records[video].captions[caption] for video, caption in pairs]
+    return Batch(step, np.asarray([video for video, _ in pairs]), _pinned(pixels_BFHWC), mask_BF, captions)
+
+
+def _pinned(pixels: Images) -> Images:
+    """The same pixels in memory that a GPU copies from while it computes."""
+    import torch
+
+    return torch.from_numpy(pixels).pin_memory().numpy() if torch.cuda.is_available() else pixels

@@ -16,8 +16,8 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.cluster import connected, uses_gpu
-from pipelines.data import read_manifest, read_videos
 from pipelines.prepare import prepare
+from pipelines.store import read_manifest, read_videos
 from pipelines.train_loop import scores
 from vop.adapter import Adapter, load_adapter, model_of
 from vop.backbone import image_size
@@ -49,7 +49,7 @@ class Embedder:
     @torch.no_grad()
     def __call__(self, rows: pa.Table, store: str) -> dict[str, NDArray[Any]]:
         """Records -> a row for each video and each caption: its place in the gallery or among the queries, [E]."""
-        pixels, mask = read_videos(Path(store), rows["video_id"].to_pylist())
+        pixels, mask = read_videos(store, rows["video_id"].to_pylist())
         captions = [caption for texts in rows["captions"].to_pylist() for caption in texts]
         video = self.model.encode_video(torch.from_numpy(pixels).to(self.device), torch.from_numpy(mask).to(self.device))
         text = self.model.encode_text(self.model.tokenize(captions).to(self.device))
@@ -63,7 +63,7 @@ class Embedder:
         }
 
 
-def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+def embeddings(adapter: Adapter, store: str, records: Sequence[Record]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
     """Unit embeddings of every caption [M, E], record by record, and of every video [N, E], each computed once."""
     firsts = np.cumsum([0, *(len(record.captions) for record in records)])
     rows = [
@@ -76,7 +76,7 @@ def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tupl
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_args=(adapter, resources.cpus_per_worker),
-        fn_kwargs={"store": str(store)},
+        fn_kwargs={"store": store},
         compute=ray.data.ActorPoolStrategy(size=resources.num_workers),
         num_cpus=resources.cpus_per_worker,
         num_gpus=1 if uses_gpu(resources) else 0,
@@ -86,7 +86,7 @@ def embeddings(adapter: Adapter, store: Path, records: Sequence[Record]) -> tupl
     return text_ME, np.stack([found[True, n] for n in range(len(records))])
 
 
-def evaluate(adapter: Adapter, store: Path, split: str = "test") -> Evaluation:
+def evaluate(adapter: Adapter, store: str, split: str = "test") -> Evaluation:
     """Score a split of a store: every query against every video of the split."""
     records = read_manifest(store, split)
     with connected():

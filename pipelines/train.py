@@ -16,9 +16,9 @@ import ray.train
 import ray.train.torch
 
 from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
-from pipelines.data import read_manifest
 from pipelines.evaluate import Evaluation, evaluate, write_queries
 from pipelines.prepare import Prepared, prepare
+from pipelines.store import read_manifest
 from pipelines.tracking import Run, output_folder, tracked_run
 from pipelines.train_loop import train_loop
 from vop.adapter import Adapter, adapter_of, load_adapter, save_adapter
@@ -68,7 +68,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
     resources = experiment.resources
     config = {
         "experiment": experiment.tree(),
-        "store": str(prepared.folder),
+        "store": prepared.folder,
         "cpus": resources.cpus_per_worker,
         "run_uri": run.uri,
         "run_id": run.id,
@@ -103,13 +103,15 @@ def _check_resources(experiment: Experiment) -> bool:
     """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
     resources = experiment.resources
     use_gpu = uses_gpu(resources)
-    needs = {"CPU": resources.num_workers * resources.cpus_per_worker}
+    # without a CPU that the workers leave free a training that streams would wait for ever
+    decoding, also = (0, "") if experiment.data.store else (1, " and 1 to decode")
+    needs = {"CPU": resources.num_workers * resources.cpus_per_worker + decoding}
     if use_gpu:
         needs["GPU"] = resources.num_workers
     for name, amount in needs.items():
         if cluster_has(name) < amount:
             raise ResourceError(
-                f"the training needs {amount:g} {name} for {resources.num_workers} workers, the cluster has "
+                f"the training needs {amount:g} {name} for {resources.num_workers} workers{also}, the cluster has "
                 f"{cluster_has(name):g}: lower resources.num_workers or resources.cpus_per_worker"
             )
     return use_gpu

@@ -19,7 +19,8 @@ import torch.distributed as dist
 from torch import Tensor
 
 from pipelines.cluster import quiet
-from pipelines.data import Batch, Pair, epoch_batches, read_manifest, share, share_sizes, stream
+from pipelines.data import Batch, Pair, epoch_batches, share, share_sizes, stream, training_batches
+from pipelines.store import read_manifest
 from pipelines.tracking import Run
 from vop.adapter import Adapter, adapter_of, load_adapter, load_tensors, save_adapter
 from vop.benchmarks import Record
@@ -46,7 +47,7 @@ def train_loop(config: dict[str, Any]) -> None:
     quiet()
     # Frames from Ray's object store are read-only; they are only copied to the device.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
-    experiment, store = validated(config["experiment"]), Path(config["store"])
+    experiment, store = validated(config["experiment"]), config["store"]
     context = ray.train.get_context()
     rank, workers = context.get_world_rank(), context.get_world_size()
     torch.set_num_threads(max(1, int(config["cpus"])))  # else every worker spins on all cores
@@ -62,7 +63,7 @@ def train_loop(config: dict[str, Any]) -> None:
     _resume(model, optimizer, schedule, progress)
     run = Run(config["run_uri"], config["run_id"])
     todo = [share(batch, rank, workers) for epoch in steps[progress.epoch :] for batch in epoch]
-    batches = stream(store, train, todo, first=progress.step)
+    batches = training_batches(experiment, store, train, todo, first=progress.step)
     for epoch in range(progress.epoch, experiment.training.epochs):
         metrics = train_epoch(model, optimizer, schedule, experiment, batches, steps[epoch], rank, workers)
         progress.epoch, progress.step = epoch + 1, progress.step + len(steps[epoch])
@@ -178,7 +179,7 @@ def average_gradients(parameters: Sequence[torch.nn.Parameter], workers: int) ->
 
 
 @torch.no_grad()
-def embed(model: RetrievalModel, store: Path, records: Sequence[Record], batch_size: int = 32) -> tuple[Tensor, Tensor]:
+def embed(model: RetrievalModel, store: str, records: Sequence[Record], batch_size: int = 32) -> tuple[Tensor, Tensor]:
     """Unit embeddings of all captions [M, E] (record by record) and of all videos [N, E], on the CPU."""
     device = model.clip.logit_scale.device
     pairs: list[Pair] = [(video, 0) for video in range(len(records))]
@@ -204,7 +205,7 @@ def scores(records: Sequence[Record], text_ME: Tensor, video_NE: Tensor) -> dict
 
 
 def _validate(
-    model: RetrievalModel, experiment: Experiment, store: Path, records: Sequence[Record], rank: int, workers: int
+    model: RetrievalModel, experiment: Experiment, store: str, records: Sequence[Record], rank: int, workers: int
 ) -> dict[str, float]:
     """Metrics on the validation split, as `val/...`; each worker embeds its share of the videos."""
     bounds = np.linspace(0, len(records), workers + 1).astype(int)

@@ -18,7 +18,10 @@ def ray_cluster() -> Iterator[None]:
     """A Ray of the tests' own, started once."""
     from pipelines.cluster import connected
 
-    with tempfile.TemporaryDirectory(prefix="vop-ray-") as folder, pytest.MonkeyPatch.context() as patch:
+    with (
+        tempfile.TemporaryDirectory(prefix="vop-ray-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
         patch.setenv("RAY_TMPDIR", folder)
         patch.delenv("RAY_ADDRESS", raising=False)
         with connected():

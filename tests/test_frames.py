@@ -139,7 +139,7 @@ def test_pyav_takes_over_where_decord_fails(clean: Path) -> None:
 
 def test_pyav_seeks_over_closed_gops(clean: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     decoded = 0
-    whole = frames._decoded
+    whole = frames.decoded
 
     def counted(*arguments: object) -> object:
         nonlocal decoded
@@ -147,7 +147,7 @@ def test_pyav_seeks_over_closed_gops(clean: Path, monkeypatch: pytest.MonkeyPatc
             decoded += 1
             yield frame
 
-    monkeypatch.setattr(frames, "_decoded", counted)
+    monkeypatch.setattr(frames, "decoded", counted)
     read = read_frames(clean, 2, 64, decoder="pyav")
     assert numbers(read) == [24, 74]
     assert decoded < 10, "the first frame for the scan, then from the key frames 24 and 72"

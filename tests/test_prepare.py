@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
+import csv
+import os
 import shutil
+import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 from conftest import recipe
 
-from pipelines.data import epoch_batches, read_manifest, read_status, read_videos, share, stream
-from pipelines.prepare import FailedVideosError, prepare
+from pipelines.data import epoch_batches, share, stream, stream_decoded, training_batches
+from pipelines.files import StoreError
+from pipelines.prepare import FailedVideosError, prepare, store_folder
+from pipelines.store import read_manifest, read_status, read_videos
 from vop.frames import read_frames
 
 pytestmark = pytest.mark.usefixtures("ray_cluster")
@@ -80,13 +85,108 @@ def test_bad_files_are_listed_by_name_and_reason(videos: Path, tmp_path: Path) -
     assert reasons["clip 4.mp4"] == "missing"
     assert all(row["video_id"] in row["error"] for row in done.failed)
     assert len(read_manifest(done.folder)) == 7
-    assert sum(row["ok"] for row in read_status(done.folder)) == 7
+    assert sum(read_status(done.folder)["ok"].to_pylist()) == 7
 
 
 def test_too_many_bad_files_stop_before_training(videos: Path, tmp_path: Path) -> None:
     folder = bad_copy(videos, tmp_path / "videos")
     with pytest.raises(FailedVideosError, match=r"5 of 12 videos(?s:.*)clip 4\.mp4: missing(?s:.*)max_failed_fraction=0.1"):
         prepare(recipe(folder, tmp_path, "data.max_failed_fraction=0.1"), SIZE)
+
+
+def test_unreadable_videos_are_listed_in_a_file_until_they_are_mended(videos: Path, tmp_path: Path) -> None:
+    folder = bad_copy(videos, tmp_path / "videos")
+    experiment = recipe(
+        folder, tmp_path, "data.max_failed_fraction=0.5", f"data.cache=file://{tmp_path}/else where".replace(" ", "%20")
+    )
+    done = prepare(experiment, SIZE)
+    assert done.report == f"{done.folder}/failed.csv" and done.folder.startswith("file://")
+    written = tmp_path / "else where" / "frames" / Path(done.folder).name
+    with (written / "failed.csv").open(encoding="utf-8", newline="") as file:
+        rows = {row["video_id"]: row for row in csv.DictReader(file)}
+    assert list(next(iter(rows.values()))) == ["video_id", "path", "decoder", "error_kind", "error"]
+    assert rows.keys() == {f"clip {n}.mp4" for n in range(5)} and rows["clip 0.mp4"]["error_kind"] == "empty"
+    for n in range(5):
+        shutil.copyfile(videos / f"clip {n}.mp4", folder / f"clip {n}.mp4")
+    done = prepare(experiment, SIZE)
+    assert (done.decoded, done.failed, done.report) == (5, [], "")
+    assert not (written / "failed.csv").exists()
+    pixels, _ = read_videos(done.folder, [record.video_id for record in read_manifest(done.folder)])
+    assert pixels.shape == (12, 4, SIZE, SIZE, 3)
+
+
+def test_a_partial_file_of_a_killed_job_is_removed_and_one_being_written_is_not(videos: Path, tmp_path: Path) -> None:
+    experiment = recipe(videos, tmp_path)
+    frames = Path(store_folder(experiment, SIZE)) / "frames"
+    frames.mkdir(parents=True)
+    for name, age in (("old", 3600), ("new", 0)):
+        (frames / f"{name}.parquet.partial").write_bytes(b"half")
+        os.utime(frames / f"{name}.parquet.partial", (time.time() - age, time.time() - age))
+    prepare(experiment, SIZE)
+    assert [path.name for path in frames.glob("*.partial")] == ["new.parquet.partial"]
+
+
+def test_training_without_a_store_gets_the_same_batches(videos: Path, tmp_path: Path) -> None:
+    """Only the frames of validation and test are stored, and all bad files are known beforehand."""
+    folder = bad_copy(videos, tmp_path / "videos")
+    stored, streamed = (
+        recipe(folder, tmp_path, "data.max_failed_fraction=0.5", f"data.store={store}") for store in ("true", "false")
+    )
+    done, other = prepare(stored, SIZE), prepare(streamed, SIZE)
+    assert other.failed == done.failed and other.folder != done.folder
+    assert prepare(streamed, SIZE).decoded == 0
+    records = read_manifest(done.folder, "train")
+    assert records == read_manifest(other.folder, "train") and len(records) == 1 + 0
+    with pytest.raises(StoreError, match=r"no frames of clip 5\.mp4"):
+        read_videos(other.folder, ["clip 5.mp4"])
+    for split in ("val", "test"):
+        ids = [record.video_id for record in read_manifest(other.folder, split)]
+        np.testing.assert_array_equal(read_videos(done.folder, ids)[0], read_videos(other.folder, ids)[0])
+
+
+def test_a_stream_of_decoded_videos_equals_one_from_the_store(videos: Path, tmp_path: Path) -> None:
+    experiment = recipe(videos, tmp_path)
+    folder = prepare(experiment, SIZE).folder
+    records = read_manifest(folder, "train")
+    steps = [b for epoch in range(2) for b in epoch_batches([len(r.captions) for r in records], 4, 0, epoch)]
+    streamed = experiment.model_copy(update={"data": experiment.data.model_copy(update={"store": False})})
+    for one, other in zip(*(training_batches(e, folder, records, steps, 5) for e in (experiment, streamed)), strict=True):
+        assert (one.step, one.captions) == (other.step, other.captions)
+        np.testing.assert_array_equal(one.video_B, other.video_B)
+        np.testing.assert_array_equal(one.pixels_BFHWC, other.pixels_BFHWC)
+        np.testing.assert_array_equal(one.mask_BF, other.mask_BF)
+
+
+def test_a_video_that_vanishes_while_training_streams_is_named(videos: Path, tmp_path: Path) -> None:
+    folder = shutil.copytree(videos, tmp_path / "videos")
+    store = prepare(recipe(folder, tmp_path, "data.store=false"), SIZE).folder
+    records = read_manifest(store, "train")
+    (folder / "clip 3.mp4").unlink()
+    with pytest.raises(StoreError, match=r"clip 3\.mp4: no such file; it could be read when"):
+        list(stream_decoded(store, records, [[(0, 0), (3, 0)]]))
+
+
+def test_random_frames_come_from_the_candidates_that_are_stored(videos: Path, tmp_path: Path) -> None:
+    experiment = recipe(videos, tmp_path, "frames.sampling=random", "frames.candidates=2")
+    folder = prepare(experiment, SIZE).folder
+    records = read_manifest(folder, "train")
+    every = {r.video_id: read_frames(r.path, 8, SIZE).pixels_FHWC for r in records}  # 8 = 4 segments of 2
+    middle, mask = read_videos(folder, list(every))
+    assert mask.all()
+    for frames, all_frames in zip(middle, every.values(), strict=True):
+        np.testing.assert_array_equal(frames, all_frames[::2])
+    steps = [[(video, 0) for video in range(len(records))]] * 12
+    batches = list(training_batches(experiment, folder, records, steps, first=3))
+    chosen = np.asarray([[which(b.pixels_BFHWC[i], every[r.video_id]) for i, r in enumerate(records)] for b in batches])
+    assert (chosen // 2 == np.arange(4)).all(), "one of each segment"
+    assert set(np.unique(chosen % 2)) == {0, 1} and len({tuple(step.ravel()) for step in chosen}) == 12
+    (again,) = training_batches(experiment, folder, records, [steps[0][2:4]], first=8)  # another worker, after a restart
+    np.testing.assert_array_equal(again.pixels_BFHWC, batches[5].pixels_BFHWC[2:4])
+
+
+def which(frames: np.ndarray, candidates: np.ndarray) -> list[int]:
+    """The places of frames among others."""
+    return [next(k for k, other in enumerate(candidates) if np.array_equal(frame, other)) for frame in frames]
 
 
 def test_stream_gives_each_step_its_pairs_in_order(videos: Path, tmp_path: Path) -> None:

@@ -42,10 +42,15 @@ class BackboneConfig(Section):
 
 
 class FramesConfig(Section):
-    """Which frames of a video are read (`vop/frames.py`)."""
+    """Which frames of a video are read (`vop/frames.py`).
+
+    With `sampling` random, each step of training draws one of `candidates` frames in each of `count` segments of the video;
+    evaluation takes the middle ones.
+    """
 
     count: int = Field(12, ge=1)
     sampling: Literal["uniform", "random", "fps"] = "uniform"
+    candidates: int = Field(3, ge=1)
     fps: float = Field(1.0, gt=0)
     decoder: Literal["auto", "decord", "pyav"] = "auto"
 
@@ -110,9 +115,18 @@ class TrainingConfig(Section):
 
 
 class DataConfig(Section):
-    """The frame store and what to do with videos that cannot be read."""
+    """Where frames come from, and what to do with videos that cannot be read.
+
+    cache: a folder, or a URI that pyarrow knows (s3://, gs://, ...); store: false decodes the training videos anew each time
+    that they are needed, and stores the frames of validation and test only; codec: of the frames in the store (jpeg loses
+    some, see `vop throughput data`).
+    """
 
     cache: str = "~/.cache/vop"
+    store: bool = True
+    codec: Literal["raw", "lz4", "zstd", "jpeg"] = "raw"
+    jpeg_quality: int = Field(90, ge=1, le=100)
+    ahead: int = Field(2, ge=1, description="batches read or decoded ahead of training; memory: one more than that, a worker")
     max_failed_fraction: float = Field(0.02, ge=0, le=1)
 
 

@@ -24,7 +24,8 @@ class Record:
     """One video of a benchmark.
 
     path: its file (which may turn out to be missing); captions: each is a query of its own; group: a name under which its
-    queries are also reported apart; opposite: the video_id of the same clip with time reversed, where there is one.
+    queries are also reported apart; opposite: the video_id of the same clip with time reversed, where there is one; window:
+    the part of the file that is meant, (start, end) in seconds; None: all of it.
     """
 
     video_id: str
@@ -33,6 +34,7 @@ class Record:
     split: Split
     group: str = ""
     opposite: str = ""
+    window: tuple[float, float] | None = None
 
 
 def hold_out(records: Sequence[Record], size: int, seed: int) -> list[Record]:

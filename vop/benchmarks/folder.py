@@ -1,5 +1,7 @@
 """Your own videos: a directory and a CSV with the columns `video`, `caption` and, if you like, `split`.
 
+The directory may be a URI that pyarrow knows (s3://bucket/videos); the CSV is a file on this machine.
+
 A video may have several rows, one a caption. Without a split column, a split is made by video with `split_seed`:
 `val_fraction` and `test_fraction` of the videos, the rest for training.
 """
@@ -28,7 +30,10 @@ def records(config: Config) -> list[Record]:
     """One record a video. Raises BenchmarkError naming file, line and what is valid."""
     if not config.videos:
         raise BenchmarkError("benchmark.videos: give the directory of your videos, benchmark.videos=/path/to/videos")
-    folder = Path(config.videos).expanduser().resolve()
+    remote = "://" in config.videos
+    if remote and not config.annotations:
+        raise BenchmarkError("benchmark.annotations: give the CSV file, on this machine, of the videos at benchmark.videos")
+    folder = Path() if remote else Path(config.videos).expanduser().resolve()
     table = Path(config.annotations).expanduser() if config.annotations else folder / "captions.csv"
     for path, what in ((folder, "a directory of videos"), (table, "a CSV with the columns video, caption[, split]")):
         if not path.exists():
@@ -43,7 +48,8 @@ def records(config: Config) -> list[Record]:
         if "split" in row:
             _set_split(splits, video, (row["split"] or "").strip(), f"{table}, line {line}")
     splits = splits or _random_splits(sorted(captions), config)
-    return [Record(video, str(folder / video), tuple(texts), splits[video]) for video, texts in captions.items()]
+    place = config.videos.rstrip("/") if remote else str(folder)
+    return [Record(video, f"{place}/{video}", tuple(texts), splits[video]) for video, texts in captions.items()]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

@@ -1,0 +1,114 @@
+"""The frame store's format: codecs, shards on any filesystem, random draws. No Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from conftest import recipe
+from pyarrow import fs
+
+from pipelines import files
+from pipelines.files import StoreError, located
+from pipelines.prepare import _tasks, _write_manifest, content_key, prepare, store_options, write_shard
+from pipelines.store import Draw, read_manifest, read_status, read_videos, shards
+from vop.benchmarks import Record
+from vop.benchmarks import folder as folder_benchmark
+from vop.frames import read_frames
+
+SIZE = 64
+
+
+def written(folder: str, records: list[Record], *overrides: str) -> None:
+    """What `prepare` does, in this process."""
+    options = store_options(recipe(Path(), Path(), *overrides), SIZE)
+    filesystem, inside = located(folder)
+    filesystem.create_dir(f"{inside}/frames", recursive=True)
+    keys = [content_key(record) for record in records]
+    write_shard(_tasks(records, keys, set(), True), folder, options)
+    _write_manifest(folder, records, keys, options)
+
+
+@pytest.fixture()
+def records(videos: Path) -> list[Record]:
+    return folder_benchmark.records(folder_benchmark.Config(name="folder", videos=str(videos)))[:4]
+
+
+@pytest.mark.parametrize(("codec", "error"), [("raw", 0), ("lz4", 0), ("zstd", 0), ("jpeg", 4)])
+def test_frames_come_back_from_every_codec(records: list[Record], tmp_path: Path, codec: str, error: float) -> None:
+    written(str(tmp_path), records, f"data.codec={codec}")
+    pixels, mask = read_videos(str(tmp_path), [r.video_id for r in records])
+    assert pixels.dtype == np.uint8 and mask.all()
+    difference = np.abs(pixels.astype(float) - np.stack([read_frames(r.path, 4, SIZE).pixels_FHWC for r in records]))
+    assert difference.mean() <= error and (codec != "jpeg" or difference.mean() > 0)
+
+
+def test_a_short_clip_is_stored_once_and_padded_when_read(records: list[Record], tmp_path: Path) -> None:
+    total = read_frames(records[0].path, 100, SIZE)
+    short = int(total.mask_F.sum())
+    written(str(tmp_path), records, "frames.count=20", "data.codec=jpeg")
+    pixels, mask = read_videos(str(tmp_path), [records[0].video_id])
+    assert mask[0].tolist() == [k < short for k in range(20)]
+    assert (pixels[0, short:] == pixels[0, short - 1]).all()
+
+
+def test_windows_of_one_file_are_videos_of_their_own(records: list[Record], tmp_path: Path) -> None:
+    path, windows = records[0].path, [(0.0, 0.3), (0.5, 1.0), None]
+    clips = [Record(f"part {k}", path, ("a",), "train", window=window) for k, window in enumerate(windows)]
+    written(str(tmp_path), clips)
+    assert read_manifest(str(tmp_path)) == clips
+    pixels, mask = read_videos(str(tmp_path), [clip.video_id for clip in clips])
+    for clip, frames, there in zip(clips, pixels, mask, strict=True):
+        expected = read_frames(path, 4, SIZE, window=clip.window)
+        np.testing.assert_array_equal(frames, expected.pixels_FHWC)
+        np.testing.assert_array_equal(there, expected.mask_F)
+
+
+@pytest.fixture()
+def far_away(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    """A filesystem that is not this machine's own, at far://, whose files are below the returned folder."""
+    filesystem, known = fs.SubTreeFileSystem(str(tmp_path), fs.LocalFileSystem()), files._filesystem
+    monkeypatch.setattr(files, "_filesystem", lambda u: (filesystem, u[6:]) if u.startswith("far://") else known(u))
+    yield tmp_path
+
+
+def test_videos_and_store_on_another_filesystem(records: list[Record], far_away: Path) -> None:
+    (far_away / "videos").mkdir()
+    for record in records[1:]:
+        (far_away / "videos" / record.video_id).write_bytes(Path(record.path).read_bytes())
+    remote = [Record(r.video_id, f"far://videos/{r.video_id}", r.captions, r.split) for r in records]
+    written("far://stores/one", remote)
+    assert read_manifest("far://stores/one") == remote[1:]
+    pixels, _ = read_videos("far://stores/one", [r.video_id for r in records[1:]])
+    np.testing.assert_array_equal(pixels[2], read_frames(records[3].path, 4, SIZE).pixels_FHWC)
+    (failed,) = [row for row in read_status("far://stores/one").to_pylist() if not row["ok"]]
+    assert failed["error_kind"] == "missing" and failed["error"] == f"{remote[0].path}: no such file"
+    assert len(shards("far://stores/one")) == 1 and (far_away / "stores" / "one" / "manifest.parquet").exists()
+    before = content_key(remote[1])
+    (far_away / "videos" / records[1].video_id).write_bytes(b"changed")
+    assert content_key(remote[1]) != before
+
+
+def test_a_shard_that_is_not_finished_is_not_there(records: list[Record], tmp_path: Path) -> None:
+    def rows() -> Iterator[pa.Table]:
+        yield pa.table({"a": [1]})
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError, match="killed"):
+        files.write_whole(str(tmp_path), "x.parquet", rows(), pa.schema({"a": pa.int64()}))
+    assert [path.suffix for path in tmp_path.iterdir()] == [".partial"]
+
+
+def test_a_place_that_pyarrow_does_not_know_is_named(videos: Path, tmp_path: Path) -> None:
+    with pytest.raises(StoreError, match=r"gopher://x.*s3://, gs://"):
+        prepare(recipe(videos, tmp_path, "data.cache=gopher://x/y"), SIZE)
+    with pytest.raises(StoreError, match="run vop prepare"):
+        read_videos(str(tmp_path), ["a"])
+
+
+def test_draws_depend_on_seed_step_and_video_alone() -> None:
+    numbers = [Draw(seed, step).number(video) for seed in (0, 1) for step in (0, 1) for video in ("a", "b")]
+    assert len(set(numbers)) == 8 and Draw(1, 0).number("b") == numbers[5]
