@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import ray
@@ -24,18 +24,37 @@ from vop.benchmarks import Record
 from vop.config import Experiment
 from vop.frames import FrameError
 
+if TYPE_CHECKING:
+    from pipelines.activations import Activations
+
 Pair = tuple[int, int]  # video, and which of its captions
 
 
 @dataclass(frozen=True)
 class Batch:
-    """A worker's share of one step: pixels_BFHWC uint8, mask_BF, captions; `video_B` indexes the list of records."""
+    """A worker's share of one step: pixels_BFHWC uint8, mask_BF, captions; `video_B` indexes the list of records.
+
+    activations_BFLD: what the frozen layers made of the pixels, where that is reused; there are no pixels then.
+    """
 
     step: int
     video_B: NDArray[np.int64]
     pixels_BFHWC: Images
     mask_BF: Mask
     captions: list[str]
+    activations_BFLD: NDArray[np.float32] | None = None
+
+    def part(self, start: int, stop: int) -> Batch:
+        """Some of the pairs."""
+        rows, reused = slice(start, stop), self.activations_BFLD
+        return replace(
+            self,
+            video_B=self.video_B[rows],
+            pixels_BFHWC=self.pixels_BFHWC[rows],
+            mask_BF=self.mask_BF[rows],
+            captions=self.captions[rows],
+            activations_BFLD=None if reused is None else reused[rows],
+        )
 
 
 def epoch_batches(captions: Sequence[int], batch_size: int, seed: int, epoch: int) -> list[list[Pair]]:
@@ -77,12 +96,17 @@ def share_sizes(size: int, workers: int) -> list[int]:
 
 
 def training_batches(
-    experiment: Experiment, folder: str, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0
+    experiment: Experiment,
+    folder: str,
+    records: Sequence[Record],
+    steps: Sequence[Sequence[Pair]],
+    first: int = 0,
+    reused: Activations | None = None,
 ) -> Iterator[Batch]:
     """A worker's batches of a training as its `frames` and `data` sections say; `steps` and `first` as in `stream`."""
     ahead, seed = experiment.data.ahead, experiment.seed if experiment.frames.sampling == "random" else None
-    if experiment.data.store:
-        return stream(folder, records, steps, first, seed, ahead)
+    if experiment.data.store or reused is not None:
+        return stream(folder, records, steps, first, seed, ahead, reused)
     return stream_decoded(folder, records, steps, first, seed, ahead)
 
 
@@ -93,6 +117,7 @@ def stream(
     first: int = 0,
     seed: int | None = None,
     ahead: int = 2,
+    reused: Activations | None = None,
 ) -> Iterator[Batch]:
     """Batches for a worker's steps, in order, read from the store ahead of use; `first` is the number of the first step.
 
@@ -102,6 +127,10 @@ def stream(
 
     def load(number: int) -> Batch:
         ids = [records[video].video_id for video, _ in steps[number]]
+        if reused is not None:
+            tokens_BFLD, mask_BF = reused.read(ids)
+            batch = _batch(records, steps[number], first + number, np.zeros((len(ids), 0), np.uint8), mask_BF)
+            return replace(batch, activations_BFLD=tokens_BFLD)
         draw = None if seed is None else Draw(seed, first + number)
         return _batch(records, steps[number], first + number, *read_videos(folder, ids, draw))
 

@@ -161,6 +161,12 @@ def read_manifest(folder: str, split: str = "") -> list[Record]:
     ]
 
 
+def content_keys(folder: str) -> dict[str, str]:
+    """The content key of every video of a store: another one means other frames."""
+    table = _manifest(folder)
+    return dict(zip(table["video_id"].to_pylist(), table["key"].to_pylist(), strict=True))
+
+
 def _tuples(row: dict[str, Any]) -> dict[str, Any]:
     return {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
 

@@ -18,14 +18,15 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from pipelines.activations import activations_of
 from pipelines.cluster import quiet
 from pipelines.data import Batch, Pair, epoch_batches, share, share_sizes, stream, training_batches
+from pipelines.step import average_gradients, backward
 from pipelines.store import read_manifest
 from pipelines.tracking import Run
 from vop.adapter import Adapter, adapter_of, load_adapter, load_tensors, save_adapter
 from vop.benchmarks import Record
 from vop.config import Experiment, kind, validated
-from vop.loss import contrastive_loss
 from vop.metrics import pair_accuracy, retrieval_metrics
 from vop.model import RetrievalModel, build_model
 
@@ -63,7 +64,10 @@ def train_loop(config: dict[str, Any]) -> None:
     _resume(model, optimizer, schedule, progress)
     run = Run(config["run_uri"], config["run_id"])
     todo = [share(batch, rank, workers) for epoch in steps[progress.epoch :] for batch in epoch]
-    batches = training_batches(experiment, store, train, todo, first=progress.step)
+    reused = activations_of(model, experiment, store, train)
+    if reused is not None:
+        reused.fill(model, rank, workers)
+    batches = training_batches(experiment, store, train, todo, progress.step, reused)
     for epoch in range(progress.epoch, experiment.training.epochs):
         metrics = train_epoch(model, optimizer, schedule, experiment, batches, steps[epoch], rank, workers)
         progress.epoch, progress.step = epoch + 1, progress.step + len(steps[epoch])
@@ -113,13 +117,11 @@ def train_epoch(
         asked = time.monotonic()
         batch = next(batches) if sizes[rank] else None
         waited += time.monotonic() - asked
-        loss = step_loss(model, batch, sizes, rank, experiment.training.precision)
         optimizer.zero_grad(set_to_none=True)
-        loss.backward()
+        losses.append(backward(model, batch, sizes, rank, experiment.training))
         average_gradients(trained, workers)
         optimizer.step()
         schedule.step()
-        losses.append(loss.detach())
     seconds = time.monotonic() - started
     return {
         "train/loss": float(torch.stack(losses).mean()),
@@ -128,54 +130,6 @@ def train_epoch(
         "train/seconds": seconds,
         "train/pairs_per_second": sum(len(step) for step in steps) / seconds,
     }
-
-
-def step_loss(model: RetrievalModel, batch: Batch | None, sizes: list[int], rank: int, precision: str) -> Tensor:
-    """The loss over the pairs of all workers; its gradient is W times that of this worker's own pairs, to be averaged.
-
-    sizes: how many pairs each of the W workers has. `batch` is None for a worker that has none in this step.
-    """
-    device = model.clip.logit_scale.device
-    if batch is None:
-        text_BE = video_BE = next(iter(model.trainable().values())).sum() * torch.zeros(0, model.clip.visual.proj.shape[1])
-    else:
-        with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-            text_BE, video_BE = model(
-                torch.from_numpy(batch.pixels_BFHWC).to(device, non_blocking=True),
-                torch.from_numpy(batch.mask_BF).to(device, non_blocking=True),
-                model.tokenize(batch.captions).to(device, non_blocking=True),
-            )
-    text, video = gathered(text_BE, sizes, rank), gathered(video_BE, sizes, rank)
-    return contrastive_loss(text @ video.T * model.scale)
-
-
-def gathered(own_BE: Tensor, sizes: list[int], rank: int) -> Tensor:
-    """The rows of all workers, in their order: [sum(sizes), E]; gradients flow to this worker's own rows.
-
-    Every worker computes the whole loss, so the gradient of its own rows is exact. It is scaled by W here because
-    `average_gradients` divides by W; with that, W workers of batch B step like one of batch W * B.
-    """
-    if len(sizes) == 1:
-        return own_BE
-    if own_BE.requires_grad:
-        own_BE.register_hook(lambda gradient: gradient * len(sizes))
-    padded = torch.zeros(max(sizes), own_BE.shape[1], device=own_BE.device, dtype=own_BE.dtype)
-    padded[: len(own_BE)] = own_BE.detach()
-    parts = [torch.empty_like(padded) for _ in sizes]
-    dist.all_gather(parts, padded)
-    return torch.cat([own_BE if r == rank else part[:size] for r, (part, size) in enumerate(zip(parts, sizes, strict=True))])
-
-
-def average_gradients(parameters: Sequence[torch.nn.Parameter], workers: int) -> None:
-    """Replace gradients by their mean over the workers, in one message."""
-    if workers == 1:
-        return
-    for parameter in parameters:  # a worker without pairs in this step has none
-        parameter.grad = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-    flat = torch.cat([p.grad.flatten() for p in parameters if p.grad is not None]) / workers
-    dist.all_reduce(flat)
-    for parameter, part in zip(parameters, flat.split([p.numel() for p in parameters]), strict=True):
-        parameter.grad = part.view_as(parameter)
 
 
 @torch.no_grad()

@@ -23,10 +23,10 @@ from conftest import recipe
 from pipelines.cluster import ResourceError
 from pipelines.data import Batch, share, share_sizes
 from pipelines.evaluate import evaluate_adapter
+from pipelines.step import average_gradients, backward
 from pipelines.tracking import tracked_run, tracking_uri
 from pipelines.train import Result, run_experiment
-from pipelines.train_loop import average_gradients, step_loss
-from vop.config import Experiment, load_experiment
+from vop.config import Experiment, TrainingConfig, load_experiment
 from vop.model import build_model
 
 
@@ -141,7 +141,7 @@ def command_of(pid: int) -> str:
 
 
 def test_two_workers_step_like_one(tmp_path: Path) -> None:
-    """Loss to 1e-6 and gradients to 1e-5 relative; five pairs, so the workers' shares differ."""
+    """Loss to 1e-6 and gradients to 1e-5 relative; five pairs, so the workers' shares differ, in chunks of two pairs."""
     loss, gradients = one_step(0, 1)
     port = free_port()
     mp.spawn(_worker, args=(2, port, tmp_path), nprocs=2)
@@ -154,11 +154,11 @@ def test_two_workers_step_like_one(tmp_path: Path) -> None:
 
 def _worker(rank: int, workers: int, port: int, folder: Path) -> None:
     dist.init_process_group("gloo", f"tcp://127.0.0.1:{port}", rank=rank, world_size=workers)
-    torch.save(one_step(rank, workers), folder / f"{rank}.pt")
+    torch.save(one_step(rank, workers, chunk_size=2), folder / f"{rank}.pt")
     dist.destroy_process_group()
 
 
-def one_step(rank: int, workers: int) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+def one_step(rank: int, workers: int, chunk_size: int | None = None) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
     """Loss and averaged gradients of one worker's share of a fixed batch of five pairs; Full, so the scale is trained."""
     torch.set_num_threads(1)
     tree = {"backbone": {"name": "ViT-toy", "pretrained": "ViT-toy.safetensors"}, "frames": {"count": 2}}
@@ -168,8 +168,7 @@ def one_step(rank: int, workers: int) -> tuple[torch.Tensor, dict[str, torch.Ten
     captions = [f"a {color} circle" for color in ("red", "blue", "green", "white", "pink")]
     own = [video for video, _ in share([(i, 0) for i in range(5)], rank, workers)]
     batch = Batch(0, np.asarray(own), pixels[own], np.ones((len(own), 2), dtype=np.bool_), [captions[i] for i in own])
-    loss = step_loss(model, batch, share_sizes(5, workers), rank, "fp32")
-    loss.backward()
+    loss = backward(model, batch, share_sizes(5, workers), rank, TrainingConfig(chunk_size=chunk_size))
     average_gradients(list(model.trainable().values()), workers)
     return loss.detach(), {name: p.grad.clone() for name, p in model.trainable().items() if p.grad is not None}
 

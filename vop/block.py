@@ -6,10 +6,15 @@ queries, output projection and MLP are never computed. That changes no result.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from open_clip.transformer import ResidualAttentionBlock
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+BlockRunner = Callable[..., Tensor]  # `run_block`, or `checkpointed`
 
 
 def run_block(
@@ -32,6 +37,18 @@ def run_block(
     out_BRD = attend(block.attn, query_BRD, normed_BLD, prompts_GPD, mask)
     out_BRD = take(tokens_BLD, rows) + block.ls_1(out_BRD)
     return torch.as_tensor(out_BRD + block.ls_2(block.mlp(block.ln_2(out_BRD))))
+
+
+def checkpointed(
+    block: ResidualAttentionBlock,
+    tokens_BLD: Tensor,
+    prompts_GPD: Tensor | None = None,
+    mask: Tensor | None = None,
+    rows: slice | Tensor = slice(None),
+) -> Tensor:
+    """`run_block` that keeps only its inputs for the backward pass and is run again there: slower, in less memory."""
+    out_BRD: Tensor = checkpoint(run_block, block, tokens_BLD, prompts_GPD, mask, rows, use_reentrant=False)
+    return out_BRD
 
 
 def take(tokens_BLD: Tensor, rows: slice | Tensor) -> Tensor:

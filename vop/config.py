@@ -103,7 +103,11 @@ class TuningConfig(Section):
 
 
 class TrainingConfig(Section):
-    """Optimisation; the defaults are the paper's (section 4.1). `learning_rate` null: the tuning protocol's default."""
+    """Optimisation; the defaults are the paper's (section 4.1). `learning_rate` null: the tuning protocol's default.
+
+    checkpointing: keep less for the backward pass and compute it again; chunk_size: so many pairs of a worker at a time, for
+    the gradient of the whole batch in the memory of a chunk. Both are exact, and slower.
+    """
 
     epochs: int = Field(5, ge=0)
     batch_size: int = Field(32, ge=1, description="pairs in a step, over all workers")
@@ -111,6 +115,8 @@ class TrainingConfig(Section):
     weight_decay: float = Field(0.2, ge=0)
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
     precision: Literal["fp32", "bf16"] = "fp32"
+    checkpointing: bool = False
+    chunk_size: int | None = Field(None, ge=1)
     select: Literal["val", "test"] = "val"
 
 
@@ -119,7 +125,8 @@ class DataConfig(Section):
 
     cache: a folder, or a URI that pyarrow knows (s3://, gs://, ...); store: false decodes the training videos anew each time
     that they are needed, and stores the frames of validation and test only; codec: of the frames in the store (jpeg loses
-    some, see `vop throughput data`).
+    some, see `vop throughput data`); activations_gb: disk for what the layers below the first prompt make of the training
+    videos, computed once and reused in every epoch and run (0: never).
     """
 
     cache: str = "~/.cache/vop"
@@ -127,6 +134,7 @@ class DataConfig(Section):
     codec: Literal["raw", "lz4", "zstd", "jpeg"] = "raw"
     jpeg_quality: int = Field(90, ge=1, le=100)
     ahead: int = Field(2, ge=1, description="batches read or decoded ahead of training; memory: one more than that, a worker")
+    activations_gb: float = Field(20, ge=0)
     max_failed_fraction: float = Field(0.02, ge=0, le=1)
 
 

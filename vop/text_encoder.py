@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vop.block import run_block
+from vop.block import BlockRunner, run_block
 from vop.config import TextPromptConfig, layers_of
 
 INIT_STD = 0.02  # as in the authors' release
@@ -23,8 +23,9 @@ class TextEncoder(nn.Module):
     instead, and what is read is `suffix` places after the end token: padding, or for a long caption a suffix prompt.
     """
 
-    def __init__(self, clip: open_clip.CLIP, config: TextPromptConfig):
+    def __init__(self, clip: open_clip.CLIP, config: TextPromptConfig, run_block: BlockRunner = run_block):
         super().__init__()
+        self.run_block = run_block
         layers = layers_of(config.depth, len(clip.transformer.resblocks), "text_prompt.depth")
         self.layers = layers if config.length else range(0)
         self.length, self.suffix = config.length, config.suffix
@@ -57,14 +58,14 @@ class TextEncoder(nn.Module):
                 if layer == 0:
                     prompts_1PD = prompts_1PD + position_TD[place_P]
             if layer < len(blocks) - 1:
-                hidden_BTD = run_block(block, hidden_BTD, prompts_1PD, sees_TS[:, first:])
+                hidden_BTD = self.run_block(block, hidden_BTD, prompts_1PD, sees_TS[:, first:])
                 continue
             rows_B = end_B  # at the end only what is read is computed
             if self.suffix and prompts_1PD is not None:  # it may be a prompt
                 hidden_BTD = torch.cat([prompts_1PD.expand(len(hidden_BTD), -1, -1), hidden_BTD], dim=1)
                 prompts_1PD, rows_B = None, (place_S == read_B[:, None]).int().argmax(dim=1)
             mask_B11S = (read_B[:, None] >= place_S[first:])[:, None, None]
-            hidden_BTD = run_block(block, hidden_BTD, prompts_1PD, mask_B11S, rows=rows_B)
+            hidden_BTD = self.run_block(block, hidden_BTD, prompts_1PD, mask_B11S, rows=rows_B)
         out_BE: Tensor = clip.ln_final(hidden_BTD[:, 0]) @ clip.text_projection
         return out_BE
 

@@ -7,7 +7,7 @@ import torch
 from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
-from vop.block import run_block
+from vop.block import BlockRunner, run_block
 from vop.config import ConfigError, VideoEncoderConfig, VideoPromptConfig, kind, layers_of
 from vop.prompts import INIT_STD, VideoPrompts
 
@@ -19,8 +19,16 @@ class VideoEncoder(nn.Module):
     frames of a video, with generic prompts; a frame embedding tells the frames apart there (paper, section 3.5).
     """
 
-    def __init__(self, clip: open_clip.CLIP, prompt: VideoPromptConfig, encoder: VideoEncoderConfig, frames: int):
+    def __init__(
+        self,
+        clip: open_clip.CLIP,
+        prompt: VideoPromptConfig,
+        encoder: VideoEncoderConfig,
+        frames: int,
+        run_block: BlockRunner = run_block,
+    ):
         super().__init__()
+        self.run_block = run_block
         depth, width = len(clip.visual.transformer.resblocks), clip.visual.conv1.out_channels
         self.split = depth if encoder.split_layer is None else encoder.split_layer
         if self.split > depth:
@@ -35,45 +43,45 @@ class VideoEncoder(nn.Module):
 
     def forward(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int) -> Tensor:
         """Normalized pixels of N = B * frames frames, a video's in a row -> frame embeddings [B, F, E], not normalized."""
+        return self.upper(clip, self.lower(clip, pixels_NCHW, frames, 0), frames, 0)
+
+    def lower(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int, layer: int) -> Tensor:
+        """What enters a layer (from 0; no higher than the split; the depth of the tower: what leaves it): [N, L, D]."""
+        return self._walk(clip.visual, embed(clip.visual, pixels_NCHW), frames, range(layer))
+
+    def upper(self, clip: open_clip.CLIP, tokens_NLD: Tensor, frames: int, layer: int) -> Tensor:
+        """Frame embeddings [B, F, E] from what enters a layer."""
         visual: VisionTransformer = clip.visual
-        blocks = visual.transformer.resblocks
-        tokens_NLD = embed(visual, pixels_NCHW)
-        for layer in range(self.split):
-            tokens_NLD, prompts_GPD = self._enter(layer, tokens_NLD, frames)
-            if layer == 0:  # the first layer's prompts pass through ln_pre, like the tokens
-                tokens_NLD = visual.ln_pre(tokens_NLD)
-                prompts_GPD = None if prompts_GPD is None else visual.ln_pre(prompts_GPD)
-            rows = slice(0, 1) if layer == len(blocks) - 1 else slice(None)  # at the end only the class token is read
-            tokens_NLD = run_block(blocks[layer], tokens_NLD, prompts_GPD, rows=rows)
-        if self.split == len(blocks):
-            cls_BFD = tokens_NLD[:, 0].unflatten(0, (-1, frames))
-        else:
-            cls_BFD = self._across_frames(visual, tokens_NLD, frames)
-        out_BFE: Tensor = visual.ln_post(cls_BFD) @ visual.proj
+        tokens = self._walk(visual, tokens_NLD, frames, range(layer, len(visual.transformer.resblocks)))
+        out_BFE: Tensor = visual.ln_post(tokens.reshape(-1, frames, tokens.shape[-1])) @ visual.proj
         return out_BFE
 
-    def _enter(self, layer: int, tokens_NLD: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
+    def _walk(self, visual: VisionTransformer, tokens: Tensor, frames: int, layers: range) -> Tensor:
+        """Some layers: one sequence a frame [N, L, D] up to the split, one a video [B, F * L, D] above it."""
+        blocks, L = visual.transformer.resblocks, len(visual.positional_embedding)
+        for layer in layers:
+            if layer == self.split:
+                tokens = (tokens.unflatten(0, (-1, frames)) + self.frame_embedding[:, None]).flatten(1, 2)
+            tokens, prompts_GPD = self._enter(layer, tokens, frames)
+            if layer == 0:  # the first layer's prompts pass through ln_pre, like the tokens
+                tokens = visual.ln_pre(tokens)
+                prompts_GPD = None if prompts_GPD is None else visual.ln_pre(prompts_GPD)
+            rows = slice(0, None, L) if layer == len(blocks) - 1 else slice(None)  # at the end only class tokens are read
+            tokens = self.run_block(blocks[layer], tokens, prompts_GPD, rows=rows)
+        return tokens
+
+    def _enter(self, layer: int, tokens: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter a layer, and its prompts if it has any."""
+        if layer in self.above:
+            return tokens, self.video_prompts[[layer - self.above.start]]
         if layer not in self.below:
-            return tokens_NLD, None
+            return tokens, None
         index = layer - self.below.start
-        cls_BFD = tokens_NLD[:, 0].unflatten(0, (-1, frames))
+        cls_BFD = tokens[:, 0].unflatten(0, (-1, frames))
         new_cls_BFD = self.prompts.replace_cls(index, cls_BFD)
         if new_cls_BFD is not cls_BFD:
-            tokens_NLD = torch.cat([new_cls_BFD.reshape(-1, 1, tokens_NLD.shape[-1]), tokens_NLD[:, 1:]], dim=1)
-        return tokens_NLD, self.prompts(index, cls_BFD)
-
-    def _across_frames(self, visual: VisionTransformer, tokens_NLD: Tensor, frames: int) -> Tensor:
-        """The layers above the split: one sequence a video, whose class tokens come out: [B, F, D]."""
-        blocks = visual.transformer.resblocks
-        L = tokens_NLD.shape[1]
-        tokens_BFLD = tokens_NLD.unflatten(0, (-1, frames)) + self.frame_embedding[:, None]
-        tokens_BSD = tokens_BFLD.flatten(1, 2)
-        for layer in range(self.split, len(blocks)):
-            prompts_1PD = self.video_prompts[[layer - self.above.start]] if layer in self.above else None
-            rows = slice(0, None, L) if layer == len(blocks) - 1 else slice(None)
-            tokens_BSD = run_block(blocks[layer], tokens_BSD, prompts_1PD, rows=rows)
-        return torch.as_tensor(tokens_BSD)
+            tokens = torch.cat([new_cls_BFD.reshape(-1, 1, tokens.shape[-1]), tokens[:, 1:]], dim=1)
+        return tokens, self.prompts(index, cls_BFD)
 
 
 def embed(visual: VisionTransformer, pixels_NCHW: Tensor) -> Tensor:
