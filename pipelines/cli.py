@@ -160,6 +160,29 @@ def convert(
         console.print(f"adapter {folder}", highlight=False)
 
 
+throughput = typer.Typer(no_args_is_help=True, help="The measurements that the README quotes.")
+app.add_typer(throughput, name="throughput")
+
+
+@throughput.command("model")
+def throughput_model(
+    overrides: Overrides = None,
+    rounds: Annotated[int, typer.Option(help="how often each way is timed")] = 5,
+) -> None:
+    """A training step against the plain way to compute the same, interleaved (ViT-B/32, 4 pairs, 12 frames)."""
+    with _plain_errors():
+        from pipelines.throughput.model import measure
+
+        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
+        for column in ("a training step", "against", "CPU time", "target", "time", "peak memory, MiB", "loss"):
+            table.add_column(column, justify="left" if column in ("a training step", "against") else "right")
+        for row in measure(overrides or [], rounds):
+            target = "" if row.target is None else f"{row.target:.2f}"
+            memory = "-" if row.memory is None else f"{row.memory:.0f}"
+            table.add_row(row.name, row.against, f"{row.cpu:.3f}", target, f"{row.wall:.3f}", memory, f"{row.loss:.6f}")
+        console.print(table)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))

@@ -160,7 +160,7 @@ def test_a_later_run_computes_none_of_them(videos: Path, prepared: tuple[str, Pa
 
     first = filled()
     first.fill(build_model(recipe(videos, work, "video_prompt.depth=11-12")))
-    again = filled("seed=1", "text_prompt.length=4", "video_prompt.name=position")
+    again = filled("seed=1", "text_prompt.length=4", "video_prompt.name=position", "video_prompt.specific_length=1")
     assert again.there_N.all() and np.array_equal(again.tokens_NFLD, first.tokens_NFLD)
     monkeypatch.setattr(RetrievalModel, "activations", None)
     again.fill(build_model(recipe(videos, work, "video_prompt.depth=11-12")))
