@@ -1,7 +1,7 @@
 """Clips for measurements, and the peers' ways of reading them.
 
 Peers: `seek_each_frame` does what X-Pool's `VideoCapture.load_frames_from_video` and the VoP release do, `frame_a_second` what
-CLIP4Clip's `RawVideoExtractorCV2` does. Both are written here anew, and end where ours ends, at uint8 [F, size, size, 3].
+CLIP4Clip's `RawVideoExtractorCV2` does. Both are written here anew, and end with floats [F, 3, size, size] in 0..1.
 """
 
 from __future__ import annotations
@@ -10,12 +10,15 @@ import csv
 import shutil
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
 
 import av
 import numpy as np
+import torch
+from PIL import Image
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.functional import center_crop, resize, to_tensor
 
-from vop.frames import Images, sample_indices
+from vop.frames import sample_indices
 
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 30, 15
 BAD = ("empty", "truncated", "not-a-video", "no-video-stream")  # the causes that `spoilt` makes
@@ -82,44 +85,35 @@ def _sound(path: Path) -> bytes:
     return data
 
 
-def seek_each_frame(path: str, count: int, size: int) -> Images:
-    """OpenCV: seek to each wanted frame, read it, convert it, shrink it."""
+def seek_each_frame(path: str, count: int, size: int) -> torch.Tensor:
+    """X-Pool and the VoP release: OpenCV seeks to each frame and reads it; torchvision shrinks them all as floats."""
     import cv2
 
     capture = cv2.VideoCapture(path)
-    images = []
+    frames = []
     for index in sample_indices(int(capture.get(cv2.CAP_PROP_FRAME_COUNT)), count, "uniform"):
         capture.set(cv2.CAP_PROP_POS_FRAMES, float(index))
-        images.append(_small(capture.read()[1], size))
+        frames.append(torch.from_numpy(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB)).permute(2, 0, 1))
     capture.release()
-    return np.stack(images)
+    images: torch.Tensor = resize(torch.stack(frames).float() / 255, [size], InterpolationMode.BICUBIC, antialias=True)
+    cropped: torch.Tensor = center_crop(images, [size, size])
+    return cropped.clamp(0, 1)
 
 
-def frame_a_second(path: str, count: int, size: int) -> Images:
-    """OpenCV: seek to the first frame of every second, shrink it, keep `count` of them evenly."""
+def frame_a_second(path: str, count: int, size: int) -> torch.Tensor:
+    """CLIP4Clip: OpenCV seeks to the first frame of every second, Pillow shrinks it; then `count` of them are kept evenly."""
     import cv2
 
     capture = cv2.VideoCapture(path)
     rate, total = round(capture.get(cv2.CAP_PROP_FPS)), int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
     images = []
     for second in range((total + rate - 1) // rate):
-        capture.set(cv2.CAP_PROP_POS_FRAMES, second * rate)  # CLIP4Clip seeks once a second, and once more a frame
-        capture.set(cv2.CAP_PROP_POS_FRAMES, second * rate)
-        images.append(_small(capture.read()[1], size))
+        for _ in range(2):  # it seeks once for the second, and again for its only frame
+            capture.set(cv2.CAP_PROP_POS_FRAMES, second * rate)
+        picture = Image.fromarray(cv2.cvtColor(capture.read()[1], cv2.COLOR_BGR2RGB))
+        images.append(to_tensor(center_crop(resize(picture, [size], InterpolationMode.BICUBIC), [size, size])))
     capture.release()
-    return np.stack(images)[np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)]
-
-
-def _small(image: Any, size: int) -> Images:
-    import cv2
-
-    short = min(image.shape[:2])
-    width, height = image.shape[1] * size // short, image.shape[0] * size // short
-    rgb = cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-    scaled = cv2.resize(rgb, (width, height), interpolation=cv2.INTER_AREA)
-    top, left = (height - size) // 2, (width - size) // 2
-    square: Images = scaled[top : top + size, left : left + size]
-    return square
+    return torch.stack(images)[np.linspace(0, len(images) - 1, min(count, len(images)), dtype=int)]
 
 
 def fresh(folder: Path) -> Path:
