@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import importlib.util
 import multiprocessing
+import os
 import tempfile
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -18,12 +19,14 @@ from itertools import count as numbers
 from pathlib import Path
 
 import numpy as np
+import ray
 
 from pipelines.cluster import cluster_has, connected
-from pipelines.prepare import prepare, store_options, write_shard
+from pipelines.prepare import content_key, index_records, prepare, store_options, tasks_of, write_shard
 from pipelines.store import read_videos
 from pipelines.throughput import Cost, interleaved, median_ratio
 from pipelines.throughput.clips import frame_a_second, fresh, seek_each_frame, write_clip, write_dataset
+from vop.benchmarks import Record
 from vop.config import Experiment, load_experiment
 from vop.frames import read_frames
 
@@ -99,18 +102,12 @@ def _each(reader: Callable[[str, int, int], object], paths: list[str]) -> None:
 
 def _store(sources: list[Path], folder: Path, codec: str) -> str:
     """A store of the clips, written by `prepare`'s own functions in this process."""
-    import pyarrow as pa
-
-    from pipelines.prepare import _write_manifest
-    from vop.benchmarks import Record
-
     (folder / "frames").mkdir(parents=True)
     options = store_options(_experiment(folder, folder, f"data.codec={codec}"), SIZE)
     records = [Record(path.name, str(path), ("a clip",), "train") for path in sources]
-    keys = [path.name for path in sources]
-    columns = {"key": keys, "video_id": keys, "path": [r.path for r in records], "window": [None] * len(keys)}
-    write_shard(pa.table({**columns, "keep": [True] * len(keys)}), str(folder), options)
-    _write_manifest(str(folder), records, keys, options)
+    keys = [content_key(record) for record in records]
+    write_shard(tasks_of(records, keys, set(), keep_all=True), str(folder), options)
+    index_records(str(folder), records, keys, options)
     return str(folder)
 
 
@@ -127,7 +124,8 @@ def _engine(sources: list[Path], folder: Path, clips: int, rounds: int) -> list[
     tries = numbers()
     with connected():
         cpus = max(1, int(cluster_has("CPU")))
-        with multiprocessing.get_context("spawn").Pool(cpus) as pool:
+        nice = ray.get(ray.remote(os.nice).remote(0))  # Ray's workers give way to others, so the pool must too
+        with multiprocessing.get_context("spawn").Pool(cpus, initializer=os.nice, initargs=(nice,)) as pool:
             costs = interleaved(
                 {
                     "pool": lambda: sum(pool.imap_unordered(decode, paths, chunksize=1)),
