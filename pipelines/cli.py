@@ -183,6 +183,25 @@ def throughput_model(
         console.print(table)
 
 
+@throughput.command("data")
+def throughput_data(
+    clips: Annotated[int, typer.Option(help="clips that go through prepare in each round")] = 120,
+    rounds: Annotated[int, typer.Option(help="rounds that count, after one that does not")] = 3,
+    scale: Annotated[int, typer.Option(help="instead: so many tiny clips through prepare, 1 in 100 of them unreadable")] = 0,
+) -> None:
+    """Decoding, the frame store and `prepare` against a bare pool and the peers' readers; about five minutes on two cores."""
+    with _plain_errors():
+        from pipelines.throughput.data import measure
+        from pipelines.throughput.scale import scale as run_scale
+
+        table = Table(title="throughput data", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for column in ("what", "measured", "target", ""):
+            table.add_column(column)
+        for row in run_scale(scale) if scale else measure(clips, rounds):
+            table.add_row(row.what, row.value, row.target, "" if row.met is None else "met" if row.met else "MISSED")
+        console.print(table)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))

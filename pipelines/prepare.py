@@ -69,12 +69,12 @@ def prepare(experiment: Experiment, image_size: int) -> Prepared:
     _remove_stale(folder)
     with ThreadPoolExecutor(LOOKS) as pool:
         keys = list(pool.map(content_key, records))
-    tasks = _tasks(records, keys, set(read_status(folder)["key"].to_pylist()), options["store"])
+    tasks = tasks_of(records, keys, set(read_status(folder)["key"].to_pylist()), options["store"])
     started = time.monotonic()
     if len(tasks):
         _decode(tasks, folder, options)
     seconds = time.monotonic() - started
-    failed = _write_manifest(folder, records, keys, options)
+    failed = index_records(folder, records, keys, options)
     report = _write_failed(folder, failed)
     _refuse_too_many(failed, len(records), experiment.data.max_failed_fraction, report)
     return Prepared(folder, len(records), len(tasks), failed, seconds, report)
@@ -116,7 +116,7 @@ def _remove_stale(folder: str) -> None:
             filesystem.delete_file(info.path)
 
 
-def _tasks(records: Sequence[Record], keys: Sequence[str], stored: set[str], keep_all: bool) -> pa.Table:
+def tasks_of(records: Sequence[Record], keys: Sequence[str], stored: set[str], keep_all: bool) -> pa.Table:
     """What is to be decoded, a row a key that is not stored yet; `keep`: whether its frames go into the store."""
     todo = {key: record for key, record in zip(keys, records, strict=True) if key not in stored}
     return pa.table(
@@ -188,9 +188,7 @@ def _row(task: dict[str, Any], options: dict[str, Any]) -> dict[str, Any]:
     return {**row, **chosen, "ok": True, "decoder": frames.decoder, "frames": kept}
 
 
-def _write_manifest(
-    folder: str, records: Sequence[Record], keys: Sequence[str], options: dict[str, Any]
-) -> list[dict[str, str]]:
+def index_records(folder: str, records: Sequence[Record], keys: Sequence[str], options: dict[str, Any]) -> list[dict[str, str]]:
     """Write which records are where; returns the videos that cannot be read."""
     status = read_status(folder)
     at: dict[str, int] = {}

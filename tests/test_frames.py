@@ -376,6 +376,8 @@ VP9 = "-c:v libvpx-vp9 -pix_fmt yuv420p -g 30 -b:v 300k -deadline good -cpu-used
 VFR = "-vf setpts='(N+0.8*floor(N/7)+random(1)*0.4)/25/TB' -vsync vfr -enc_time_base 1:90000"
 GAPS = "-vf setpts='(N+5*floor(N/7))/25/TB' -vsync vfr -r 25"
 
+SOUND = "-f lavfi -i sine=d=4.2"
+
 # file name -> arguments of ffmpeg, and the reader that `auto` must take
 ENCODED: dict[str, tuple[str, str]] = {
     "gop250.mp4": (f"{H264} -g 250", "decord"),
@@ -412,6 +414,16 @@ ENCODED: dict[str, tuple[str, str]] = {
     "mpeg2.mpg": ("-c:v mpeg2video -g 12 -bf 2 -q:v 3", "pyav"),
     "prores.mov": ("-c:v prores", "pyav"),
     "mjpeg.avi": ("-c:v mjpeg -pix_fmt yuvj420p", "pyav"),
+    "sound.mp4": (f"{SOUND} {H264} -g 12 -c:a aac", "decord"),
+    "sound.mkv": (f"{SOUND} {H264} -g 250 -c:a aac", "decord"),
+    "sound.avi": (f"{SOUND} -c:v mpeg4 -q:v 3 -g 12 -c:a mp2", "pyav"),
+    "sound.webm": (f"{SOUND} {VP9} -c:a libopus", "decord"),
+    "hevc10.mkv": (f"{HEVC}:open-gop=0".replace("yuv420p", "yuv420p10le"), "pyav"),
+    "av1.webm": ("-c:v libsvtav1 -pix_fmt yuv420p -g 30 -preset 12", "pyav"),
+    "av1_10.mkv": ("-c:v libsvtav1 -pix_fmt yuv420p10le -g 30 -preset 12", "pyav"),
+    "gop12.3gp": (f"{H264} -g 12", "decord"),
+    "one.mp4": (f"{H264} -frames:v 1", "decord"),
+    "one.mkv": (f"{H264} -frames:v 1", "decord"),
     "theora.ogv": ("-c:v libtheora -pix_fmt yuv420p -g 12 -q:v 7", "pyav"),
 }
 SIZES = {"odd.mkv": (161, 121), "odd444.mp4": (161, 121), "h263.3gp": (176, 144)}
@@ -421,6 +433,8 @@ REMADE: dict[str, tuple[str, Callable[[Path, Path], object]]] = {
     "cut_start.mp4": ("gop12.mp4", lambda old, new: ffmpeg("-ss", "1.1", "-i", old, "-c", "copy", new)),
     "cut_late.mp4": ("gop250.mp4", lambda old, new: ffmpeg("-ss", "2.37", "-i", old, "-c", "copy", new)),
     "cut_end.mp4": ("gop250.mp4", lambda old, new: ffmpeg("-i", old, "-t", "2.37", "-c", "copy", new)),
+    "cut_sound.mp4": ("sound.mp4", lambda old, new: ffmpeg("-ss", "1.1", "-i", old, "-c", "copy", new)),
+    "cut_hevc.mp4": ("hevc.mp4", lambda old, new: ffmpeg("-ss", "1.1", "-i", old, "-c", "copy", new)),
     "cut_open.mp4": ("open.mp4", lambda old, new: ffmpeg("-ss", "1.37", "-i", old, "-c", "copy", new)),
     "dropped.mp4": ("gop12.mp4", lambda old, new: rewrap(old, new, keep=lambda place: place != 51)),
     "dropped_key.mp4": ("gop12.mp4", lambda old, new: rewrap(old, new, keep=lambda place: place != 60)),

@@ -13,7 +13,7 @@ from pyarrow import fs
 
 from pipelines import files
 from pipelines.files import StoreError, located
-from pipelines.prepare import _tasks, _write_manifest, content_key, prepare, store_options, write_shard
+from pipelines.prepare import content_key, index_records, prepare, store_options, tasks_of, write_shard
 from pipelines.store import Draw, read_manifest, read_status, read_videos, shards
 from vop.benchmarks import Record
 from vop.benchmarks import folder as folder_benchmark
@@ -28,8 +28,8 @@ def written(folder: str, records: list[Record], *overrides: str) -> None:
     filesystem, inside = located(folder)
     filesystem.create_dir(f"{inside}/frames", recursive=True)
     keys = [content_key(record) for record in records]
-    write_shard(_tasks(records, keys, set(), True), folder, options)
-    _write_manifest(folder, records, keys, options)
+    write_shard(tasks_of(records, keys, set(), True), folder, options)
+    index_records(folder, records, keys, options)
 
 
 @pytest.fixture()
