@@ -115,6 +115,34 @@ def ui(
         os.execvp(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)])
 
 
+@app.command()
+def report(
+    overrides: Annotated[list[str] | None, typer.Argument(help="a recipe and key=value, both optional")] = None,
+    benchmark: Annotated[str, typer.Option(help="the benchmark of Table 1; default: the recipe's")] = "",
+    output: Annotated[Path | None, typer.Option(help="a folder; default: report-BENCHMARK in tracking.output")] = None,
+) -> None:
+    """The paper's tables and figures from the runs in MLflow: Markdown, CSV and one HTML page.
+
+    With a recipe, the runs that share its protocol (backbone, frames, training) count; without, those of the most used one.
+    """
+    with _plain_errors():
+        recipe, changes = _recipe_and_overrides(overrides or [])
+        experiment = load_experiment(recipe, changes)
+        from pipelines.report import report as write
+        from pipelines.tracking import output_folder
+
+        benchmark = benchmark or experiment.benchmark.name
+        folder = output or output_folder(experiment.tracking) / f"report-{benchmark}"
+        written = write(experiment, benchmark, folder, with_protocol=bool(recipe))
+        console.print(f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n")
+
+
+def _recipe_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
+    """An optional recipe, then overrides."""
+    has_recipe = bool(arguments) and "=" not in arguments[0]
+    return (arguments[0], arguments[1:]) if has_recipe else ("", arguments)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
