@@ -12,7 +12,7 @@ from vop.methods import METHODS, overrides_of
 
 @dataclass(frozen=True)
 class Axis:
-    """The keys that move, together or one alone; `word` is in the names of the methods that have them."""
+    """The keys that move, together or one alone, and the methods that have them."""
 
     slug: str
     title: str
@@ -35,13 +35,14 @@ AXES = (
 
 
 def ablation(book: Book, benchmark: str, axis: Axis) -> Section:
-    """One line a method that was run at more than one point; of the others, the first as it stands in Table 1."""
+    """One line a method that was run at a point that is no method of Table 1; if there is none, the first method alone."""
+    methods = {id(cell) for name in METHODS if (cell := book.method(benchmark, name))}
     lines: dict[str, tuple[str, dict[str, Cell]]] = {}
     for name in axis.methods:
         for keys in (axis.keys, *([(key,) for key in axis.keys] if len(axis.keys) > 1 else [])):
             points = _points(book, benchmark, name, keys)
-            moved = "" if keys == axis.keys else f", {keys[0].partition('_')[0]} alone"
-            if len(points) > 1:
+            moved = "" if keys == axis.keys else f", only {keys[0].partition('_')[0]}"
+            if {id(cell) for cell in points.values()} - methods:
                 lines[name + moved] = name, points
     if not lines:
         lines = {axis.methods[0]: (axis.methods[0], _points(book, benchmark, axis.methods[0], axis.keys))}

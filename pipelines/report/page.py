@@ -18,6 +18,7 @@ from pipelines.report.tables import Section, Value
 TEMPLATES = Environment(
     loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True, lstrip_blocks=True
 )
+TEMPLATES.filters["minus"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}")
 CSV_COLUMNS = ["section", "row", "column", "ours", "std", "seeds", "paper", "learning_rate", "selected_on", "commits", "runs"]
 
 
