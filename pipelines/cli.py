@@ -137,6 +137,24 @@ def report(
         console.print(f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n")
 
 
+@app.command()
+def retrieved(
+    run: Annotated[str, typer.Argument(help="the folder of an adapter, or the id of an MLflow run (its start is enough)")],
+    other: Annotated[str, typer.Argument(help="a second one, to see where the two disagree")] = "",
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("retrieved.html"),
+    limit: Annotated[int, typer.Option(min=1, help="at most so many queries")] = 60,
+    group: Annotated[str, typer.Option(help="only this group of queries")] = "",
+    recipe: Annotated[str, typer.Option(help="a recipe, for its tracking section")] = "",
+) -> None:
+    """A page of queries with the clips that came first, wrong ones first; of two runs, where they disagree."""
+    with _plain_errors():
+        from pipelines.retrieved import write_retrieved
+
+        tracking = load_experiment(recipe).tracking
+        page, shown = write_retrieved([run, *([other] if other else [])], tracking, output, limit, group)
+        console.print(f"{len(shown.rows)} of {shown.total} queries: {page}\n{shown.omitted}", highlight=False)
+
+
 def _recipe_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
     """An optional recipe, then overrides."""
     has_recipe = bool(arguments) and "=" not in arguments[0]

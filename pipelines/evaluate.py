@@ -104,7 +104,7 @@ def evaluate(adapter: Adapter, store: Path, split: str = "test") -> Evaluation:
             "video_id": records[owner[m]].video_id,
             "group": records[owner[m]].group,
             "rank": float(t2v.rank[m]),
-            "top": " ".join(records[i].video_id for i in best[m]),
+            "top": "\t".join(records[i].video_id for i in best[m]),
             "scores": " ".join(f"{score:.4f}" for score in best_scores[m]),
         }
         for m, caption in enumerate(captions)

@@ -97,7 +97,8 @@ def beside(benchmark: str) -> str:
 
 def table_1(book: Book, benchmark: str) -> Section:
     """All methods on one benchmark, both directions."""
-    columns = ["parameters", *(f"{d} {m}" for d in ("t2v", "v2t") for m in METRICS), "seeds", "learning rate", "commit"]
+    columns = ["parameters", *(f"{d} {m}" for d in ("t2v", "v2t") for m in METRICS)]
+    columns += ["queries", "seeds", "learning rate", "commit"]
     rows: list[tuple[str, list[Value | str]]] = []
     for name in METHODS:
         cell, source = book.method(benchmark, name), paper_of(benchmark)
@@ -113,10 +114,11 @@ def table_1(book: Book, benchmark: str) -> Section:
 
 def _about(cell: Cell | None) -> list[str]:
     if cell is None:
-        return ["", "", ""]
+        return ["", "", "", ""]
     trained = cell.entries[0].trains
     rate = f"{cell.entries[0].learning_rate:g}" + (f" of {len(cell.tried)}" if len(cell.tried) > 1 else "")
-    return [str(len(cell.entries)), rate if trained else "", ", ".join(cell.commits)]
+    queries = ", ".join(f"{count:.0f}" for count in sorted(set(cell.values("test/t2v/queries"))))
+    return [queries, str(len(cell.entries)), rate if trained else "", ", ".join(cell.commits)]
 
 
 def figure_1(book: Book, benchmark: str) -> Section:
