@@ -134,7 +134,9 @@ def report(
         benchmark = benchmark or experiment.benchmark.name
         folder = output or output_folder(experiment.tracking) / f"report-{benchmark}"
         written = write(experiment, benchmark, folder, with_protocol=bool(recipe))
-        console.print(f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n")
+        console.print(
+            f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n"
+        )
 
 
 @app.command()

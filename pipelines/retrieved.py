@@ -15,7 +15,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -30,9 +30,7 @@ STRIP = 4  # frames of a clip that are shown, evenly spread, so that motion can 
 HEIGHT = 72  # pixels of a shown frame
 QUERIES, CLIPS = "queries.csv", 5
 COLUMNS = ("query", "video_id", "group", "rank", "top", "scores")
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True, lstrip_blocks=True
-)
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True)

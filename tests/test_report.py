@@ -28,6 +28,15 @@ TOY = {"backbone.name": "ViT-toy", "backbone.pretrained": "ViT-toy.safetensors",
 SCORES = {name: 20.0 + 2 * place for place, name in enumerate(METHODS)}
 
 
+def metrics_of(score: float) -> dict[str, float]:
+    """All that a run on toy logs of its test, each number another distance from `score`."""
+    ways = {"t2v": 0.0, "v2t": 1.0, "dsl/t2v": 3.0, "dsl/v2t": 4.0, "qbnorm/t2v": 2.0, "ordinary/t2v": 5.0, "ordinary/v2t": 6.0}
+    extra = {"R1": 0.0, "R5": 10.0, "R10": 20.0, "MdR": 1.0, "MnR": 2.0}
+    metrics = {f"test/{way}/{m}": score + shift + more for way, shift in ways.items() for m, more in extra.items()}
+    counts = {"test/t2v/queries": 240.0, "trainable_parameters": 1000.0 + 100 * score}
+    return metrics | counts | {"test/pair_accuracy": 50.0}
+
+
 class Store:
     """An SQLite store that takes runs."""
 
@@ -38,19 +47,18 @@ class Store:
         self.id = _experiment_id(self.client, self.experiment.tracking)
         self.clock = 1_700_000_000_000
 
-    def add(self, overrides: dict[str, Any], score: float, *, status: str = "FINISHED", val: tuple[float, ...] = (), **more: Any) -> str:
+    def add(
+        self, overrides: dict[str, Any], score: float, *, status: str = "FINISHED", val: tuple[float, ...] = (), name: str = ""
+    ) -> str:
         """Log a run with these dotted overrides and test scores made from `score`; returns its id."""
         experiment = load_experiment({}, [f"{key}={value}" for key, value in overrides.items()])
         self.clock += 1000
-        run_id = self.client.create_run(self.id, start_time=self.clock, run_name=more.pop("name", "any")).info.run_id
-        metrics = {"trainable_parameters": 1000.0 + 100 * score}
-        for way, shift in (("t2v", 0.0), ("v2t", 1.0), ("dsl/t2v", 3.0), ("dsl/v2t", 4.0), ("qbnorm/t2v", 2.0), ("ordinary/t2v", 5.0)):
-            metrics |= {f"test/{way}/{m}": score + shift + extra for m, extra in (("R1", 0), ("R5", 10), ("R10", 20), ("MdR", 1), ("MnR", 2))}
-        metrics |= {"test/ordinary/v2t/R1": score, "test/pair_accuracy": 50.0}
-        tags = {"commit": "abc1234567", "seed": experiment.seed, "selected_on": experiment.training.select, **more}
+        run_id = self.client.create_run(self.id, start_time=self.clock, run_name=name or "any").info.run_id
+        tags = {"commit": "abc1234567", "seed": experiment.seed, "selected_on": experiment.training.select}
         self.client.log_batch(
             run_id,
-            [*(Metric(k, v, 0, 0) for k, v in metrics.items()), *(Metric("val/t2v/R1", v, 0, step) for step, v in enumerate(val))],
+            [Metric(k, v, 0, 0) for k, v in metrics_of(score).items()]
+            + [Metric("val/t2v/R1", v, 0, step) for step, v in enumerate(val)],
             [Param(k, str(v)) for k, v in experiment.flat().items()],
             [RunTag(k, str(v)) for k, v in tags.items()],
         )
@@ -124,7 +132,7 @@ def test_every_method_has_its_row_of_table_1(book: Book, name: str) -> None:
     found = row(table_1(book, "toy"), name)
     assert number(found["t2v R@1"]) == SCORES[name] + 1  # the mean of + 0, 1, 2
     assert str(found["v2t R@5"]) == f"{SCORES[name] + 12:.1f} ± 1.0"
-    assert found["seeds"] == "3" and found["commit"] == "abc1234567"
+    assert (found["queries"], found["seeds"], found["commit"]) == ("240", "3", "abc1234567")
     cell = book.method("toy", name)
     assert cell and {entry.params["seed"] for entry in cell.entries} == {"0", "1", "2"}
 
@@ -209,7 +217,9 @@ def test_a_recipe_says_which_protocol_counts(empty: Store) -> None:
 
 def test_resources_and_folders_do_not_part_runs_but_frames_do(empty: Store) -> None:
     empty.add({**TOY, "seed": 0}, 40.0)
-    empty.add({**TOY, "seed": 1, "resources.num_workers": 2, "data.cache": "/elsewhere", "frames.decoder": "pyav", "name": "x"}, 42.0)
+    empty.add(
+        {**TOY, "seed": 1, "resources.num_workers": 2, "data.cache": "/elsewhere", "frames.decoder": "pyav", "name": "x"}, 42.0
+    )
     empty.add({**TOY, "seed": 2, "frames.count": 4}, 80.0)
     assert row(table_1(empty.book(), "toy"), "VoP")["seeds"] == "2"
 
@@ -302,7 +312,7 @@ def test_what_is_not_there_is_one_sentence(store: Store, tmp_path: Path) -> None
         report(nowhere, "toy", tmp_path, with_protocol=False)
     assert not (tmp_path / "nowhere").exists()
     other = load_experiment({"tracking": {"output": store.experiment.tracking.output, "experiment": "vopp"}})
-    with pytest.raises(ConfigError, match="no experiment 'vopp'; it has .*vop"):
+    with pytest.raises(ConfigError, match=r"no experiment 'vopp'; it has .*vop"):
         logged_runs(other.tracking)
 
 
@@ -312,4 +322,3 @@ def test_more_runs_than_a_page_of_mlflow(empty: Store, monkeypatch: pytest.Monke
     search = mlflow.MlflowClient.search_runs
     monkeypatch.setattr(mlflow.MlflowClient, "search_runs", lambda *a, **k: search(*a, **{**k, "max_results": 2}))
     assert len(logged_runs(empty.experiment.tracking)) == 5
-

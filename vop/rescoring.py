@@ -44,9 +44,7 @@ def dual_softmax(query_QE: Array, gallery_GE: Array, *, scale: float = SCALE, ch
     return rescore
 
 
-def querybank_norm(
-    bank_BE: Array, gallery_GE: Array, *, beta: float = BETA, chunk: int = CHUNK
-) -> Callable[[Tensor], Tensor]:
+def querybank_norm(bank_BE: Array, gallery_GE: Array, *, beta: float = BETA, chunk: int = CHUNK) -> Callable[[Tensor], Tensor]:
     """The function from raw scores [C, G] to QB-Norm's, as logarithms divided by beta. ValueError for an empty bank."""
     if not len(bank_BE):
         raise ValueError("QB-Norm needs at least one caption in its bank")
@@ -62,9 +60,7 @@ def querybank_norm(
     return rescore
 
 
-def rescored_ranks(
-    text_ME: Array, video_NE: Array, video_of_text_M: Array, bank_BE: Array | None = None
-) -> dict[str, Ranks]:
+def rescored_ranks(text_ME: Array, video_NE: Array, video_of_text_M: Array, bank_BE: Array | None = None) -> dict[str, Ranks]:
     """Ranks by corrected scores: "dsl/t2v", "dsl/v2t" and, with a bank of training captions, "qbnorm/t2v"."""
     videos_N = torch.arange(len(video_NE))
     found = {
@@ -76,9 +72,7 @@ def rescored_ranks(
     return found
 
 
-def rescored_metrics(
-    text_ME: Array, video_NE: Array, video_of_text_M: Array, bank_BE: Array | None = None
-) -> dict[str, float]:
+def rescored_metrics(text_ME: Array, video_NE: Array, video_of_text_M: Array, bank_BE: Array | None = None) -> dict[str, float]:
     """`Ranks.metrics` of `rescored_ranks`, flat: "dsl/t2v/R1", ...; "qbnorm/bank" is the number of captions in the bank."""
     found = rescored_ranks(text_ME, video_NE, video_of_text_M, bank_BE)
     result = {key: value for name, r in found.items() for key, value in r.metrics(f"{name}/").items()}

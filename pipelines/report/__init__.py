@@ -7,16 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from pipelines.report.ablations import AXES, ablation
-from pipelines.report.cells import HEADLINE, Book, Cell, book_of
+from pipelines.report.ablations import AXES, ablation, context_modules, context_roles, cooperation
+from pipelines.report.cells import Book, Cell, book_of
 from pipelines.report.page import Page, csv_text, html, markdown
 from pipelines.report.tables import (
     PAPER_BENCHMARKS,
     Section,
     Value,
-    context_modules,
-    context_roles,
-    cooperation,
     figure_1,
     figure_3,
     groups,
@@ -51,7 +48,9 @@ def report(experiment: Experiment, benchmark: str, folder: Path, with_protocol: 
     if not any(where == benchmark for where, _ in book.cells):
         known = ", ".join(sorted({where for where, _ in book.cells})) or "none"
         raise ConfigError(f"no finished run on benchmark {benchmark!r} counts here; benchmarks with runs: {known}")
-    page = page_of(book, benchmark, [("runs read from", f"{tracking_uri(experiment.tracking)}, {experiment.tracking.experiment}")])
+    page = page_of(
+        book, benchmark, [("runs read from", f"{tracking_uri(experiment.tracking)}, {experiment.tracking.experiment}")]
+    )
     folder.mkdir(parents=True, exist_ok=True)
     files = []
     for name, text in (("report.md", markdown(page)), ("report.csv", csv_text(page)), ("report.html", html(page))):
@@ -77,9 +76,15 @@ def page_of(book: Book, benchmark: str, facts: Sequence[tuple[str, str]] = ()) -
         *([found] if (found := groups(book, benchmark)) else []),
         rescored(book, benchmark),
     ]
-    used = {id(cell) for section in sections for _, row in section.rows for v in row if isinstance(v, Value) for cell in v.cells}
+    used = {
+        id(cell) for section in sections for _, row in section.rows for v in row if isinstance(v, Value) for cell in v.cells
+    }
     sections += [_counted(book, used), _left_out(book, used)]
-    about = [*facts, *((f"protocol, {name}", _protocol(book, name)) for name in sorted(book.protocols)), ("made at commit", commit())]
+    about = [
+        *facts,
+        *((f"protocol, {name}", _protocol(book, name)) for name in sorted(book.protocols)),
+        ("made at commit", commit()),
+    ]
     return Page(f"Text-video retrieval with VoP: {benchmark}", about, sections)
 
 
@@ -127,6 +132,3 @@ def _left_out(book: Book, used: set[int]) -> Section:
     ]
     note = "Runs of the same MLflow experiment that stand behind no number above, and why."
     return Section("left-out", "Runs that do not count", note, ["runs", "ids"], rows, "reason")
-
-
-__all__ = ["HEADLINE", "Written", "page_of", "report"]

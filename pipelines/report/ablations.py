@@ -1,12 +1,12 @@
-"""Figures 4 to 6: what changes when one choice moves and all else stays."""
+"""Tables 3 and 4, figures 4 to 6: what changes when one choice moves and all else stays."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.report.cells import DEPTHS, HEADLINE, SPLIT, Book, Cell
-from pipelines.report.tables import Section, Value, paper_of, paper_value, value
+from pipelines.report.tables import METRICS, Section, Value, beside, module_paper, paper_of, paper_value, value
 from vop.methods import METHODS, overrides_of
 
 
@@ -20,6 +20,7 @@ class Axis:
     methods: tuple[str, ...]
 
 
+MODULES = {"BiLSTM": "bilstm", "LSTM": "lstm", "Transformer": "transformer"}
 PROMPTED = tuple(name for name in METHODS if name.startswith("VoP") and "only" not in name)
 AXES = (
     Axis("prompt-depth", "prompt depth", DEPTHS, PROMPTED),
@@ -52,9 +53,10 @@ def ablation(book: Book, benchmark: str, axis: Axis) -> Section:
     for label, (name, points) in lines.items():
         paper = paper_value(paper_of(benchmark), name)
         rows.append((label, [value(points.get(x), HEADLINE, paper if x == default[name] else None) for x in columns]))
+    moves = f"{' and '.join(axis.keys)} {'move together' if len(axis.keys) > 1 else 'moves'}"
     note = (
-        f"t2v R@1 on {benchmark}; {' and '.join(axis.keys)} {'move together' if len(axis.keys) > 1 else 'moves'}, all else as in "
-        f"Table 1. The paper draws this without printing numbers, so its own, on {paper_of(benchmark)}, stands at its default alone."
+        f"t2v R@1 on {benchmark}; {moves}, all else as in Table 1. The paper's number, on {paper_of(benchmark)}, is that of "
+        "its Table 1, so it is known at the default alone."
     )
     return Section(axis.slug, f"Figures 4 to 6: {axis.title}", note, columns, rows, plot="lines")
 
@@ -90,3 +92,53 @@ def _place(x: str) -> tuple[int, ...]:
 
 def _without(params: Mapping[str, str], keys: tuple[str, ...]) -> dict[str, str]:
     return {key: text for key, text in params.items() if key not in keys}
+
+
+def cooperation(book: Book, benchmark: str) -> Section:
+    """Text prompts, visual prompts, both, neither."""
+    names = {"neither (zero-shot)": "zero-shot", "text prompts only": "VoP text only"}
+    names |= {"visual prompts only": "VoP visual only", "both (VoP)": "VoP"}
+    rows = [(label, _both_ways(book.method(benchmark, name), benchmark, name)) for label, name in names.items()]
+    note = f"Which encoder is prompted, on {benchmark}. {beside(benchmark)}"
+    return Section("table-3", "Tables 3 and 4: co-operation of text and visual prompts", note, _columns(), rows, "prompts")
+
+
+def context_roles(book: Book, benchmark: str) -> Section:
+    """What the context module makes: prompts, or another class token."""
+    rows = [
+        ("generates prompts (VoP^C)", _both_ways(book.method(benchmark, "VoP^C"), benchmark, "VoP^C")),
+        (
+            "replaces the class token",
+            _both_ways(book.method(benchmark, "VoP^C", **{"video_prompt.role": "cls"}), benchmark, "vop-c role=cls"),
+        ),
+    ]
+    note = f"The role of the context modelling module, on {benchmark}. {beside(benchmark)}"
+    return Section("table-4-role", "Tables 3 and 4: role of the context module", note, _columns(), rows, "context")
+
+
+def _columns() -> list[str]:
+    return [f"{d} {m}" for d in ("t2v", "v2t") for m in METRICS]
+
+
+def _both_ways(cell: Cell | None, benchmark: str, name: str) -> list[Value | str]:
+    source = paper_of(benchmark)
+    return [
+        value(cell, f"test/{direction}/{metric}", paper_value(source, name, direction, shown))
+        for direction in ("t2v", "v2t")
+        for shown, metric in METRICS.items()
+    ]
+
+
+def context_modules(book: Book, shown: Sequence[str]) -> Section:
+    """VoP^C with each context modelling module, on every benchmark."""
+    rows: list[tuple[str, list[Value | str]]] = []
+    for place, metric in enumerate(("R1", "R5", "R10")):
+        for label, module in MODULES.items():
+            cells = [book.method(benchmark, "VoP^C", **{"video_prompt.module": module}) for benchmark in shown]
+            values: list[Value | str] = [
+                value(cell, f"test/t2v/{metric}", module_paper(module, benchmark, place))
+                for cell, benchmark in zip(cells, shown, strict=True)
+            ]
+            rows.append((f"{label}, R@{metric[1:]}", values))
+    note = "VoP^C, text to video, by context modelling module."
+    return Section("table-4-module", "Tables 3 and 4: context modelling module", note, list(shown), rows, "module")

@@ -86,7 +86,7 @@ class Cell:
 
     @property
     def commits(self) -> list[str]:
-        """The commits that the runs were made at."""
+        """At which the runs were made."""
         return sorted({entry.run.tags.get("commit", "unknown") for entry in self.entries})
 
 
@@ -253,4 +253,3 @@ def _most_used(entries: list[Entry]) -> Params:
 
 def _only(params: Params, prefixes: tuple[str, ...]) -> Params:
     return {key: value for key, value in params.items() if key.startswith(prefixes)}
-

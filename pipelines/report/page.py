@@ -9,15 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader, select_autoescape
+from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
 from pipelines.report.plots import draw
 from pipelines.report.tables import Section, Value
 
-TEMPLATES = Environment(
-    loader=FileSystemLoader(Path(__file__).parent), autoescape=select_autoescape(["html", "j2"]), trim_blocks=True, lstrip_blocks=True
-)
+TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 TEMPLATES.filters["minus"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}")
 CSV_COLUMNS = ["section", "row", "column", "ours", "std", "seeds", "paper", "learning_rate", "selected_on", "commits", "runs"]
 
@@ -32,9 +30,9 @@ class Page:
 
 
 RULES = (
-    "Mean ± sample standard deviation over seeds, one run a seed. A run belongs to a cell by its parameters, not by its name; only "
-    "FINISHED runs count. Where several learning rates were run, the one that is best on validation counts (mean t2v R@1 over the "
-    "seeds that all of them have), never the one that is best on test. † the checkpoint was chosen by its test score. "
+    "Mean ± sample standard deviation over seeds, one run a seed. A run belongs to a cell by its parameters, not by its name; "
+    "only FINISHED runs count. Where several learning rates were run, the one that is best on validation counts (mean t2v R@1 "
+    "over the seeds that all of them have), never the one that is best on test. † the checkpoint was chosen by its test score. "
     "“not run”: there is no such run; the paper's number never takes its place."
 )
 

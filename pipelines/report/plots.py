@@ -20,8 +20,20 @@ MARKERS = ("o", "s", "^", "D", "v", "P")
 BASELINE = "#8a8f98"
 STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    **{"svg.fonttype": "none", "svg.hashsalt": "vop", "font.family": "sans-serif", "font.size": 10, "mathtext.default": "regular"},
-    **{"axes.spines.top": False, "axes.spines.right": False, "axes.axisbelow": True, "axes.labelpad": 8, "legend.frameon": False},
+    **{
+        "svg.fonttype": "none",
+        "svg.hashsalt": "vop",
+        "font.family": "sans-serif",
+        "font.size": 10,
+        "mathtext.default": "regular",
+    },
+    **{
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.axisbelow": True,
+        "axes.labelpad": 8,
+        "legend.frameon": False,
+    },
     **{"axes.grid": True, "grid.color": INK, "grid.alpha": 0.12, "savefig.transparent": True},
 }
 
@@ -37,8 +49,8 @@ def draw(section: Section) -> str:
 
 
 def _scatter(section: Section) -> Figure | None:
-    ours = _points(section, paper=False)
-    theirs = _points(section, paper=True)
+    ours = _points(section, "ours")
+    theirs = _points(section, "paper")
     if not ours:
         return None
     figure = Figure(figsize=(9.6, 3.9), layout="constrained")
@@ -50,21 +62,20 @@ def _scatter(section: Section) -> Figure | None:
         for name, (x, y) in points.items():
             marker, color = ("o", COLORS[0]) if name.startswith("VoP") else ("s", BASELINE)
             axes.plot(x, y, marker, color=color, markersize=7)
+    figure.draw_without_rendering()  # settles where the points are
+    for axes, points in zip(panels, (ours, theirs), strict=True):
         _label(axes, points)
     return figure
 
 
-def _points(section: Section, paper: bool) -> dict[str, tuple[float, float]]:
+def _points(section: Section, whose: str) -> dict[str, tuple[float, float]]:
     parameters, gains = section.column("parameters"), section.column("gain")
-    pick = (lambda value: value.paper) if paper else (lambda value: value.ours)
-    pairs = {name: (pick(parameters[name]), pick(gains[name])) for name in gains}
+    pairs = {name: (getattr(parameters[name], whose), getattr(gains[name], whose)) for name in gains}
     return {name: (x, y) for name, (x, y) in pairs.items() if x and y is not None}
 
 
 def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
-    """Names beside their points, each at the first of eight places where it covers no name and no point."""
-    axes.figure.draw_without_rendering()
-    renderer = axes.figure._get_renderer()  # type: ignore[union-attr]
+    """Names beside their points, each at the first place where it covers no name and no point."""
     taken = [axes.transData.transform(xy) for xy in points.values()]
     boxes = [matplotlib.transforms.Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in taken]
     places = [(8, 0), (-8, 0), (0, 9), (0, -9), (8, 9), (-8, 9), (8, -9), (-8, -9), (0, 20), (0, -20), (14, 16), (-14, -16)]
@@ -79,7 +90,7 @@ def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
                 ha="left" if dx > 0 else "right" if dx < 0 else "center",
                 va="bottom" if dy > 0 else "top" if dy < 0 else "center",
             )
-            box = text.get_window_extent(renderer).padded(1)
+            box = text.get_window_extent().padded(1)
             if not any(box.overlaps(other) for other in boxes):
                 break
             if (dx, dy) != places[-1]:
@@ -130,8 +141,10 @@ def _lines(section: Section) -> Figure | None:
         points = [(x, v) for x, v in enumerate(values) if not isinstance(v, str) and v.ours is not None]
         xs, ys = [x for x, _ in points], [float(v.ours or 0) for _, v in points]
         errors = [v.std or 0.0 for _, v in points]
-        look = {"color": COLORS[place % len(COLORS)], "marker": MARKERS[place % len(MARKERS)]}
-        axes.errorbar(xs, ys, errors, label=math_name(label), capsize=3, linewidth=1.8, markersize=6, **look)
+        color, marker = COLORS[place % len(COLORS)], MARKERS[place % len(MARKERS)]
+        axes.errorbar(
+            xs, ys, errors, label=math_name(label), color=color, marker=marker, capsize=3, linewidth=1.8, markersize=6
+        )
     axes.set_xticks(range(len(section.columns)), section.columns)
     axes.set_xlim(-0.4, len(section.columns) - 0.6)
     axes.set(xlabel=section.title.rpartition(": ")[2], ylabel="t2v R@1")
@@ -158,4 +171,3 @@ def _svg(figure: Figure, section: Section) -> str:
 
 def _plain(title: str) -> str:
     return "".join(character for character in title if character not in '<>&"')
-

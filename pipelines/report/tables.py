@@ -14,7 +14,6 @@ PAPER = paper_results()
 PAPER_BENCHMARKS = ("msrvtt-9k", "msrvtt-7k", "didemo", "activitynet", "lsmdc")
 # The paper gives averages as differences (section 4): here all of them relative to VoP.
 AVERAGE_OVER_VOP = {"VoP": 0.0, "VoP^P": 0.5, "VoP^C": 1.0, "VoP^F": 3.1, "VoP^F+P": 4.0, "VoP^F+C": 4.2, "Full": 2.8}
-MODULES = {"BiLSTM": "bilstm", "LSTM": "lstm", "Transformer": "transformer"}
 METRICS = {"R@1": "R1", "R@5": "R5", "R@10": "R10", "MdR": "MdR", "MnR": "MnR"}
 RESCORED = {"t2v DSL": "dsl/t2v", "t2v QB-Norm": "qbnorm/t2v", "v2t DSL": "dsl/v2t"}
 NOT_RUN = "not run"
@@ -81,7 +80,8 @@ def gain(cell: Cell | None, over: Cell | None, paper: float | None = None) -> Va
 def paper_value(benchmark: str, name: str, direction: str = "t2v", metric: str = "R@1") -> float | None:
     """The paper's number for a method (a name of METHODS, or a key of paper_results.json)."""
     row = PAPER.get(benchmark, {}).get(name) or PAPER.get(benchmark, {}).get(paper_key(name)) or {}
-    return row.get(direction, {}).get(metric)
+    found: float | None = row.get(direction, {}).get(metric)
+    return found
 
 
 def paper_of(benchmark: str) -> str:
@@ -125,7 +125,8 @@ def figure_1(book: Book, benchmark: str) -> Section:
     """R@1 gain over zero-shot CLIP, or over Full where zero-shot was not run, against trainable parameters."""
     base = "zero-shot" if book.method(benchmark, "zero-shot") or not book.method(benchmark, "Full") else "Full"
     over, source = book.method(benchmark, base), paper_of(benchmark)
-    paper_base, rows = paper_value(source, base), []
+    paper_base = paper_value(source, base)
+    rows: list[tuple[str, list[Value | str]]] = []
     for name in METHODS:
         if name in (base, "VoP text only", "VoP visual only"):
             continue
@@ -136,7 +137,7 @@ def figure_1(book: Book, benchmark: str) -> Section:
         rows.append((name, [parameters, gain(cell, over, difference)]))
     title = f"Figure 1: gain over {base} against trainable parameters, {benchmark}"
     note = f"t2v R@1 minus that of {base}. {beside(benchmark)}"
-    return Section("figure-1", title, note, ["parameters", "gain"], rows, plot="scatter")  # type: ignore[arg-type]
+    return Section("figure-1", title, note, ["parameters", "gain"], rows, plot="scatter")
 
 
 def figure_3(book: Book, shown: Sequence[str]) -> Section:
@@ -172,12 +173,12 @@ def table_2(book: Book, shown: Sequence[str]) -> Section:
         for benchmark in shown:
             paper = paper_value(benchmark, name)
             if name == "VoP^C" and paper is None and benchmark in PAPER_BENCHMARKS:
-                paper = _module_paper("bilstm", benchmark, 0)
+                paper = module_paper("bilstm", benchmark, 0)
             values.append(value(book.method(benchmark, name), paper=paper))
         rows.append((name, [*values, _average(book, name, "VoP", averaged, AVERAGE_OVER_VOP.get(name))]))
     note = (
-        f"t2v R@1. The last column is the average gain over VoP on {', '.join(averaged) or 'no benchmark yet'}; the paper's is over "
-        "its five benchmarks. Where no number of the paper is given, it is not among the paper's facts kept here."
+        f"t2v R@1. The last column is the average gain over VoP on {', '.join(averaged) or 'no benchmark yet'}; the paper's is "
+        "over its five benchmarks. Where no number of the paper is given, it is not among the paper's facts kept here."
     )
     return Section("table-2", "Table 2: methods by benchmark", note, [*shown, "average over VoP"], rows)
 
@@ -189,57 +190,8 @@ def _average(book: Book, name: str, base: str, benchmarks: Sequence[str], paper:
     return Value(sum(ours) / len(ours) if complete else None, None, paper, "+.1f", tuple(c for g in gains for c in g.cells))
 
 
-def cooperation(book: Book, benchmark: str) -> Section:
-    """Text prompts, visual prompts, both, neither."""
-    names = {"neither (zero-shot)": "zero-shot", "text prompts only": "VoP text only"}
-    names |= {"visual prompts only": "VoP visual only", "both (VoP)": "VoP"}
-    rows = [(label, _both_ways(book.method(benchmark, name), benchmark, name)) for label, name in names.items()]
-    note = f"Which encoder is prompted, on {benchmark}. {beside(benchmark)}"
-    return Section("table-3", "Tables 3 and 4: co-operation of text and visual prompts", note, _columns(), rows, "prompts")
-
-
-def context_roles(book: Book, benchmark: str) -> Section:
-    """What the context module makes: prompts, or another class token."""
-    rows = [
-        ("generates prompts (VoP^C)", _both_ways(book.method(benchmark, "VoP^C"), benchmark, "VoP^C")),
-        (
-            "replaces the class token",
-            _both_ways(book.method(benchmark, "VoP^C", **{"video_prompt.role": "cls"}), benchmark, "vop-c role=cls"),
-        ),
-    ]
-    note = f"The role of the context modelling module, on {benchmark}. {beside(benchmark)}"
-    return Section("table-4-role", "Tables 3 and 4: role of the context module", note, _columns(), rows, "context")
-
-
-def _columns() -> list[str]:
-    return [f"{d} {m}" for d in ("t2v", "v2t") for m in METRICS]
-
-
-def _both_ways(cell: Cell | None, benchmark: str, name: str) -> list[Value | str]:
-    source = paper_of(benchmark)
-    return [
-        value(cell, f"test/{direction}/{metric}", paper_value(source, name, direction, shown))
-        for direction in ("t2v", "v2t")
-        for shown, metric in METRICS.items()
-    ]
-
-
-def context_modules(book: Book, shown: Sequence[str]) -> Section:
-    """VoP^C with each context modelling module, on every benchmark."""
-    rows: list[tuple[str, list[Value | str]]] = []
-    for place, metric in enumerate(("R1", "R5", "R10")):
-        for label, module in MODULES.items():
-            cells = [book.method(benchmark, "VoP^C", **{"video_prompt.module": module}) for benchmark in shown]
-            values: list[Value | str] = [
-                value(cell, f"test/t2v/{metric}", _module_paper(module, benchmark, place))
-                for cell, benchmark in zip(cells, shown, strict=True)
-            ]
-            rows.append((f"{label}, R@{metric[1:]}", values))
-    note = "VoP^C, text to video, by context modelling module."
-    return Section("table-4-module", "Tables 3 and 4: context modelling module", note, list(shown), rows, "module")
-
-
-def _module_paper(module: str, benchmark: str, place: int) -> float | None:
+def module_paper(module: str, benchmark: str, place: int) -> float | None:
+    """The paper's R@1, R@5 or R@10 (`place` 0, 1, 2) of VoP^C with a context module."""
     numbers: dict[str, Any] = PAPER["vop-c by context module, t2v R@1/R@5/R@10"][module]
     return float(numbers[benchmark][place]) if benchmark in numbers else None
 
@@ -255,8 +207,8 @@ def rescored(book: Book, benchmark: str) -> Section:
     ]
     note = (
         "R@1. Raw scores are the result; these corrections use more than one query knows. Dual softmax (DSL, arXiv 2109.04290) "
-        "assumes that all test queries are known at once. QB-Norm (CVPR 2022, dynamic inverted softmax) assumes a bank of training "
-        "captions at search time, and corrects the videos that are hubs among them; text to video only."
+        "assumes that all test queries are known at once. QB-Norm (CVPR 2022, dynamic inverted softmax) assumes a bank of "
+        "training captions at search time, and corrects the videos that are hubs among them; text to video only."
     )
     return Section("rescored", f"Corrected scores on {benchmark}: dual softmax and QB-Norm", note, columns, rows)
 
@@ -275,5 +227,7 @@ def groups(book: Book, benchmark: str) -> Section | None:
     rows: list[tuple[str, list[Value | str]]] = [
         (name, [value(cell, metric) for metric in columns.values()]) for name, cell in cells.items()
     ]
-    note = "Each query is ranked against the whole gallery. Time pairs right: a clip against its own reverse, chance 50 percent."
+    note = (
+        "Each query is ranked against the whole gallery. Time pairs right: a clip against its own reverse, chance 50 percent."
+    )
     return Section("groups", f"Groups of queries on {benchmark}", note, list(columns), rows)
