@@ -19,7 +19,7 @@ from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.data import MANIFEST, read_videos
+from pipelines.data import MANIFEST, read_manifest, read_videos
 from pipelines.prepare import store_folder
 from pipelines.tracking import download
 from vop.adapter import CARD, load_adapter
@@ -149,19 +149,24 @@ def _counts(wanted: Sequence[tuple[Ranking, ...]], kept: Sequence[tuple[Ranking,
     return ", ".join(f"{count} {name or 'queries'}" for name, count in sorted(left.items()))
 
 
-def pictures(experiment: Experiment, video_ids: Sequence[str]) -> dict[str, str]:
-    """A strip of frames of each video, as a JPEG in a data URL. ConfigError if the frame store is not on this machine."""
+def pictures(experiment: Experiment, rows: Sequence[tuple[Ranking, ...]]) -> dict[str, str]:
+    """A strip of frames, as a JPEG in a data URL, of every clip that is shown for a row: the best, and the truth.
+
+    Raises ConfigError if the frame store is not on this machine, or holds other videos under the same names.
+    """
     folder = store_folder(experiment, image_size(experiment.backbone))
     if not (folder / MANIFEST).is_file():
         raise ConfigError(f"the frames of this run are not on this machine ({folder} does not exist): run `vop prepare` first")
-    found = {}
-    for video_id in video_ids:
-        try:
-            pixels, mask = read_videos(folder, [video_id])
-        except KeyError:
-            raise ConfigError(f"video {video_id} is in {QUERIES}, and not in the frame store {folder}") from None
-        found[video_id] = strip(pixels[0], mask[0])
-    return found
+    captions = {record.video_id: record.captions for record in read_manifest(folder)}
+    for row in rows:
+        if row[0].query not in captions.get(row[0].video_id, ()):
+            raise ConfigError(
+                f"{row[0].query!r} is not a caption of {row[0].video_id} in the frame store {folder}: the benchmark's files "
+                "have changed since this run, so its pictures would be wrong"
+            )
+    clips = sorted({clip for row in rows for ranking in row for clip in (*ranking.top[:CLIPS], ranking.video_id)})
+    pixels = (read_videos(folder, [clip]) for clip in clips)  # one by one: a batch would hold them all
+    return {clip: strip(frames[0], mask[0]) for clip, (frames, mask) in zip(clips, pixels, strict=True)}
 
 
 def strip(pixels_FHWC: NDArray[np.uint8], mask_F: NDArray[np.bool_]) -> str:
@@ -179,9 +184,8 @@ def strip(pixels_FHWC: NDArray[np.uint8], mask_F: NDArray[np.bool_]) -> str:
 
 def page(runs: Sequence[Scored], shown: Shown) -> str:
     """The HTML page: every clip's picture once, in the style sheet; the truth also where it is not among the first."""
-    clips = {clip for row in shown.rows for r in row for clip in (*r.top[:CLIPS], r.video_id)}
-    strips = pictures(runs[0].experiment, sorted(clips))
-    names = {clip: f"c{place}" for place, clip in enumerate(sorted(clips))}
+    strips = pictures(runs[0].experiment, shown.rows)
+    names = {clip: f"c{place}" for place, clip in enumerate(strips)}
     groups = sorted({row[0].group for row in shown.rows} - {""})
     template = TEMPLATES.get_template("retrieved.html.j2")
     return template.render(

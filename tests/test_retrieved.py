@@ -7,6 +7,7 @@ import io
 import re
 import subprocess
 import sys
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,11 @@ from typer.testing import CliRunner
 
 from pipelines.cli import app
 from pipelines.data import MANIFEST
-from pipelines.prepare import SHARD_VIDEOS, _schema, store_folder
+from pipelines.prepare import _schema, store_folder
 from pipelines.retrieved import HEIGHT, STRIP, Ranking, Scored, choose, page, read_rankings, read_run, strip, write_retrieved
 from pipelines.tracking import tracked_run
 from vop.adapter import Adapter, save_adapter
+from vop.benchmarks import Record
 from vop.config import ConfigError, Experiment, load_experiment
 
 CLIPS = [f"clip {number}.mp4" for number in range(8)]
@@ -48,9 +50,9 @@ def experiment(tmp_path: Path) -> Experiment:
         frames = {"pixels": pixels.tobytes(), "shape": pixels.shape, "mask": [True] * 4 + [False] * 2}
         rows.append({**common, **frames, "indices": range(6), "times": [0.0] * 6})
     pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), folder / "frames" / "a.parquet", row_group_size=1)
-    keys = [{"video_id": row["video_id"], "key": row["key"]} for row in rows]
-    pq.write_table(pa.Table.from_pylist(keys), folder / MANIFEST)
-    assert len(CLIPS) <= SHARD_VIDEOS
+    records = [Record(name, name, (f"query <b>{place}</b>",), "test") for place, name in enumerate(CLIPS)]
+    manifest = [{**asdict(record), "key": f"k{place}", "ok": True} for place, record in enumerate(records)]
+    pq.write_table(pa.Table.from_pylist(manifest), folder / MANIFEST)
     return experiment
 
 
@@ -135,10 +137,18 @@ def test_the_page_is_whole_marks_the_truth_and_escapes(experiment: Experiment) -
 
 
 def test_a_rank_beyond_the_list_has_no_score(experiment: Experiment) -> None:
-    far = Ranking("far", CLIPS[7], "", 7.5, CLIPS[:6], [0.5] * 6)
+    far = Ranking("query <b>7</b>", CLIPS[7], "", 7.5, CLIPS[:6], [0.5] * 6)
     run = Scored("run", experiment, [far])
     text = page([run], choose([run], 1))
     assert "rank of the truth: 7.5 (tied)" in text and "7.5. clip 7.mp4" in text
+
+
+def test_a_store_that_holds_other_videos_by_now_is_refused(experiment: Experiment) -> None:
+    """A benchmark that was made anew keeps its names: its pictures would not be those that the run saw."""
+    run = scored(experiment, [2, 1])
+    changed = replace(run, rankings=[replace(run.rankings[0], query="a dog"), run.rankings[1]])
+    with pytest.raises(ConfigError, match=r"'a dog' is not a caption of clip 0\.mp4"):
+        page([changed], choose([changed], 9))
 
 
 def test_names_with_spaces_survive_and_an_ambiguous_file_is_refused(experiment: Experiment, tmp_path: Path) -> None:
