@@ -202,6 +202,54 @@ def throughput_data(
         console.print(table)
 
 
+@app.command()
+def report(
+    overrides: Annotated[list[str] | None, typer.Argument(help="a recipe and key=value, both optional")] = None,
+    benchmark: Annotated[str, typer.Option(help="the benchmark of Table 1; default: the recipe's")] = "",
+    output: Annotated[Path | None, typer.Option(help="a folder; default: report-BENCHMARK in tracking.output")] = None,
+) -> None:
+    """The paper's tables and figures from the runs in MLflow: Markdown, CSV and one HTML page.
+
+    With a recipe, the runs that share its protocol (backbone, frames, training) count; without, those of the most used one.
+    """
+    with _plain_errors():
+        recipe, changes = _recipe_and_overrides(overrides or [])
+        experiment = load_experiment(recipe, changes)
+        from pipelines.report import report as write
+        from pipelines.tracking import output_folder
+
+        benchmark = benchmark or experiment.benchmark.name
+        folder = output or output_folder(experiment.tracking) / f"report-{benchmark}"
+        written = write(experiment, benchmark, folder, with_protocol=bool(recipe))
+        console.print(
+            f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n"
+        )
+
+
+@app.command()
+def retrieved(
+    run: Annotated[str, typer.Argument(help="the folder of an adapter, or the id of an MLflow run (its start is enough)")],
+    other: Annotated[str, typer.Argument(help="a second one, to see where the two disagree")] = "",
+    output: Annotated[Path, typer.Option(help="the page to write")] = Path("retrieved.html"),
+    limit: Annotated[int, typer.Option(min=1, help="at most so many queries")] = 60,
+    group: Annotated[str, typer.Option(help="only this group of queries")] = "",
+    recipe: Annotated[str, typer.Option(help="a recipe, for its tracking section")] = "",
+) -> None:
+    """A page of queries with the clips that came first, wrong ones first; of two runs, where they disagree."""
+    with _plain_errors():
+        from pipelines.retrieved import write_retrieved
+
+        tracking = load_experiment(recipe).tracking
+        page, shown = write_retrieved([run, *([other] if other else [])], tracking, output, limit, group)
+        console.print(f"{len(shown.rows)} of {shown.total} queries: {page}\n{shown.omitted}", highlight=False)
+
+
+def _recipe_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
+    """An optional recipe, then overrides."""
+    has_recipe = bool(arguments) and "=" not in arguments[0]
+    return (arguments[0], arguments[1:]) if has_recipe else ("", arguments)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
@@ -222,8 +270,8 @@ def _print_results(results: dict[str, dict[str, float]], split: str = "test") ->
 
 
 def _groups(metrics: dict[str, float], split: str) -> list[str]:
-    """ "" for all queries, then "<group>/" for each group."""
-    parts = [key.split("/") for key in metrics if key.endswith("t2v/R1")]
+    """ "" for all queries, then "<group>/" for each group; corrected scores (`vop/rescoring.py`) are in the report."""
+    parts = [p for key in metrics if key.endswith("t2v/R1") and not {"dsl", "qbnorm"} & set(p := key.split("/"))]
     return sorted("/".join(p[1:-2]) + "/" if len(p) > 3 else "" for p in parts if p[0] == split)
 
 

@@ -24,9 +24,12 @@ from vop.backbone import image_size
 from vop.benchmarks import Record
 from vop.config import Experiment
 from vop.metrics import retrieval_ranks, top_k
+from vop.model import RetrievalModel
+from vop.rescoring import rescored_metrics
 
 BATCH = 32
 TOP = 10
+BANK = 2000  # training captions for QB-Norm
 
 
 @dataclass(frozen=True)
@@ -101,13 +104,25 @@ def evaluate(adapter: Adapter, store: str, split: str = "test") -> Evaluation:
             "video_id": records[owner[m]].video_id,
             "group": records[owner[m]].group,
             "rank": float(t2v.rank[m]),
-            "top": " ".join(records[i].video_id for i in best[m]),
+            "top": "\t".join(records[i].video_id for i in best[m]),
             "scores": " ".join(f"{score:.4f}" for score in best_scores[m]),
         }
         for m, caption in enumerate(captions)
     ]
     metrics = scores(records, torch.from_numpy(text_ME), torch.from_numpy(video_NE))
+    bank_BE = None if split == "train" else querybank(model_of(adapter), read_manifest(store, "train"))
+    metrics |= rescored_metrics(text_ME, video_NE, owner, bank_BE)
     return Evaluation(metrics, queries)
+
+
+@torch.no_grad()
+def querybank(model: RetrievalModel, records: Sequence[Record]) -> torch.Tensor:
+    """Unit embeddings [B, E] of at most BANK captions of the training split, evenly spread over it, for QB-Norm."""
+    captions = [caption for record in records for caption in record.captions]
+    chosen = [captions[i] for i in np.linspace(0, len(captions) - 1, min(BANK, len(captions))).astype(int)]
+    device = model.clip.logit_scale.device
+    parts = [model.encode_text(model.tokenize(chosen[i : i + 256]).to(device)).cpu() for i in range(0, len(chosen), 256)]
+    return torch.cat(parts) if parts else torch.zeros(0, 1)
 
 
 def evaluate_adapter(folder: Path, experiment: Experiment | None = None, split: str = "test") -> Evaluation:

@@ -19,7 +19,7 @@ import mlflow
 from mlflow.entities import Metric, Param, RunTag
 from mlflow.utils.time import get_current_time_millis
 
-from vop.config import Experiment, TrackingConfig
+from vop.config import ConfigError, Experiment, TrackingConfig
 
 LIBRARIES = ("ray", "torch", "open_clip_torch", "decord", "av", "mlflow", "pyarrow")
 PARAMS_A_CALL = 100  # MLflow's own limit
@@ -132,3 +132,80 @@ def _cpu_name() -> str:
     except OSError:
         return platform.processor() or platform.machine()
     return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.machine())
+
+
+@dataclass(frozen=True)
+class LoggedRun:
+    """A run as MLflow has it: status (FINISHED, ...), start in ms, parameters as text, last values of metrics, tags.
+
+    `validation`: val/t2v/R1 of the checkpoint that was scored, the best of all epochs; None where nothing was validated.
+    """
+
+    id: str
+    name: str
+    status: str
+    started: int
+    params: dict[str, str]
+    metrics: dict[str, float]
+    tags: dict[str, str]
+    validation: float | None = None
+
+
+def logged_runs(config: TrackingConfig) -> list[LoggedRun]:
+    """All runs of an MLflow experiment, oldest first; ConfigError if there is no such database or experiment."""
+    client, experiment_id = _existing(config)
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
+        runs += [_logged(client, run) for run in page]
+        if not (token := page.token):
+            return runs
+
+
+def download(config: TrackingConfig, run_id: str, path: str, folder: Path) -> tuple[LoggedRun, Path]:
+    """A run, and one of its artifacts copied into `folder`. ConfigError if there is no such run or artifact.
+
+    run_id: the start of it is enough, if only one run has it.
+    """
+    found = [run for run in logged_runs(config) if run.id.startswith(run_id)]
+    if len(found) != 1:
+        raise ConfigError(f"run {run_id}: {len(found)} runs of {tracking_uri(config)} have an id that starts so; give one")
+    client, _ = _existing(config)
+    try:
+        return found[0], Path(client.download_artifacts(found[0].id, path, str(folder)))
+    except (mlflow.exceptions.MlflowException, OSError) as error:
+        status = found[0].status
+        raise ConfigError(f"run {found[0].id} ({status}) has no artifact {path} that can be read: {error}") from error
+
+
+def log_report(config: TrackingConfig, name: str, tags: Mapping[str, Any], files: list[Path]) -> Run:
+    """A finished run that holds files and no metrics."""
+    client, experiment_id = _existing(config)
+    every = {"mlflow.runName": name, **environment(), **tags}
+    made = client.create_run(experiment_id, tags={key: str(value) for key, value in every.items()})
+    run = Run(tracking_uri(config), made.info.run_id)
+    for file in files:
+        run.artifact(file)
+    run.end("FINISHED")
+    return run
+
+
+def _existing(config: TrackingConfig) -> tuple[mlflow.MlflowClient, str]:
+    """A client and the id of the experiment; unlike writing, reading makes neither."""
+    uri = tracking_uri(config)
+    if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
+        raise ConfigError(f"tracking.output: there are no runs yet, {uri} does not exist")
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.get_experiment_by_name(config.experiment)
+    if found is None:
+        names = ", ".join(sorted(experiment.name for experiment in client.search_experiments()))
+        raise ConfigError(f"tracking.experiment: {uri} has no experiment {config.experiment!r}; it has {names or 'none'}")
+    return client, str(found.experiment_id)
+
+
+def _logged(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> LoggedRun:
+    metrics, validation = run.data.metrics, run.data.metrics.get("best/val/t2v/R1")
+    if validation is None and "val/t2v/R1" in metrics:  # its last value, which need not be the best
+        validation = max(metric.value for metric in client.get_metric_history(run.info.run_id, "val/t2v/R1"))
+    about = (run.info.run_id, run.info.run_name, run.info.status, run.info.start_time)
+    return LoggedRun(*about, run.data.params, metrics, run.data.tags, validation)

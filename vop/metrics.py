@@ -6,7 +6,7 @@ L2-normalized, numpy or torch, on any device; scores are dot products, computed 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import count
 from typing import Any
@@ -55,18 +55,29 @@ class Ranks:
         return recall | middle | {f"{prefix}queries": len(self)}
 
 
-def ranks(query_QE: Array, gallery_GE: Array, truth_Q: Array, owner_G: Array | None = None, *, chunk: int = CHUNK) -> Ranks:
+def ranks(
+    query_QE: Array,
+    gallery_GE: Array,
+    truth_Q: Array,
+    owner_G: Array | None = None,
+    *,
+    rescore: Callable[[Tensor], Tensor] | None = None,
+    chunk: int = CHUNK,
+) -> Ranks:
     """Rank the truth of each query among all gallery items.
 
     truth_Q: int [Q], the index of the true item; or, with `owner_G` (int [G]), the label its true items carry
-    there. Of several true items the best counts; the others never count against it, not even as ties. Raises
-    ValueError for lengths that disagree, for a query without a true item and for scores that are not finite.
+    there. Of several true items the best counts; the others never count against it, not even as ties. `rescore`
+    turns a chunk of raw scores [C, G] into those that rank (`vop/rescoring.py`). Raises ValueError for lengths
+    that disagree, for a query without a true item and for scores that are not finite.
     """
     truth_Q, owner_G = _tensor(truth_Q), _tensor(range(len(gallery_GE)) if owner_G is None else owner_G)
     if (len(truth_Q), len(owner_G)) != (len(query_QE), len(gallery_GE)):
         raise ValueError(f"{len(query_QE)} x {len(gallery_GE)} scores, {len(truth_Q)} x {len(owner_G)} labels")
     higher, ties = [], []
-    for start, scores_CG in _score_chunks(query_QE, gallery_GE, chunk):
+    for start, scores_CG in score_chunks(query_QE, gallery_GE, chunk):
+        if rescore:
+            scores_CG = _finite("rescored", rescore(scores_CG), start)
         true_CG = truth_Q[start : start + chunk, None] == owner_G
         if not (found_C := true_CG.any(1)).all():
             raise ValueError(f"query {start + int(found_C.int().argmin())} has no true item in the gallery")
@@ -131,14 +142,14 @@ def top_k(text_ME: Array, video_NE: Array, k: int, *, chunk: int = CHUNK) -> tup
     Equal scores come in the order of the gallery. Raises ValueError for scores that are not finite.
     """
     scores, indices = [], []
-    for _, scores_CG in _score_chunks(text_ME, video_NE, chunk):
+    for _, scores_CG in score_chunks(text_ME, video_NE, chunk):
         best = scores_CG.sort(dim=1, descending=True, stable=True)
         scores.append(best.values[:, :k].clone())  # a view would keep the whole chunk alive
         indices.append(best.indices[:, :k].clone())
     return torch.cat(scores).numpy(), torch.cat(indices).numpy()
 
 
-def _score_chunks(query_QE: Array, gallery_GE: Array, chunk: int) -> Iterator[tuple[int, Tensor]]:
+def score_chunks(query_QE: Array, gallery_GE: Array, chunk: int) -> Iterator[tuple[int, Tensor]]:
     """Yield (first row, fp32 scores [<= chunk, G]), all finite."""
     query_QE, gallery_GE = _embeddings("query", query_QE), _embeddings("gallery", gallery_GE)
     for start, query_CE in zip(count(0, chunk), torch.split(query_QE, chunk), strict=False):
