@@ -15,6 +15,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
+import pyarrow as pa
+from pyarrow import fs
+
 from vop.config import BenchmarkConfig
 
 Split = Literal["train", "val", "test"]
@@ -31,7 +34,7 @@ class Record:
 
     path: its file (which may turn out to be missing); captions: each is a query of its own; group: a name under which its
     queries are also reported apart; opposite: the video_id of the same clip with time reversed, where there is one; window:
-    the seconds from which its frames are taken, None for all.
+    the part of the file that is meant, (start, end) in seconds; None: all of it.
     """
 
     video_id: str
@@ -69,21 +72,27 @@ EXTENSIONS = (
 )
 
 
-def folders(config: BenchmarkConfig) -> tuple[Path, Path]:
-    """The folders of videos and of annotation files. Raises BenchmarkError if one is not given or not there."""
-    found = []
+def folders(config: BenchmarkConfig) -> tuple[str, Path]:
+    """The folders of videos (a path, or a URI that pyarrow knows) and of annotation files.
+
+    Raises BenchmarkError if one is not given or not there.
+    """
     for key, what in (("videos", "the folder of the videos"), ("annotations", "the folder of the annotation files")):
         value = getattr(config, key)
         if not value:
             raise BenchmarkError(f"benchmark.{key}: give {what} of {config.name}, benchmark.{key}=/path/to/{key}")
-        path = Path(value).expanduser().resolve()
-        if not path.is_dir():
-            raise BenchmarkError(f"benchmark.{key}: {path} is not a directory: expected {what} of {config.name}")
-        found.append(path)
-    return found[0], found[1]
+        if not (is_remote(value) and key == "videos") and not Path(value).expanduser().is_dir():
+            raise BenchmarkError(f"benchmark.{key}: {value} is not a directory: expected {what} of {config.name}")
+    videos = config.videos if is_remote(config.videos) else str(Path(config.videos).expanduser().resolve())
+    return videos.rstrip("/"), Path(config.annotations).expanduser().resolve()
 
 
-def find_videos(folder: Path, names: Iterable[str], extension: str = ".mp4") -> dict[str, str]:
+def is_remote(place: str) -> bool:
+    """Whether a place is a URI (s3://, gs://, ...) and not a path of this machine."""
+    return "://" in place
+
+
+def find_videos(folder: str | Path, names: Iterable[str], extension: str = ".mp4") -> dict[str, str]:
     """The path of each name's file at any depth below `folder`, which is walked once.
 
     A name is a file's name with or without extension. Its file is called exactly so, or so with a known extension added, or
@@ -104,7 +113,7 @@ def find_videos(folder: Path, names: Iterable[str], extension: str = ".mp4") -> 
         paths = by_stem.get(name) or by_stem.get(stem_of(name))
         if paths:
             return min(paths, key=lambda path: EXTENSIONS.index(path[len(path.rpartition(".")[0]) :].lower()))
-        return str(folder / (name if stem_of(name) != name else name + extension))
+        return f"{folder}/{name if stem_of(name) != name else name + extension}"
 
     return {name: find(name) for name in names}
 
@@ -117,6 +126,9 @@ def stem_of(name: str) -> str:
 
 def _files(folder: str) -> Iterator[str]:
     """All files below a folder in sorted order; links to folders are followed, each folder is entered once."""
+    if is_remote(folder):
+        yield from _remote_files(folder)
+        return
     entered: set[tuple[int, int]] = set()
     for root, below, files in os.walk(folder, followlinks=True):
         status = os.stat(root)
@@ -126,6 +138,16 @@ def _files(folder: str) -> Iterator[str]:
         entered.add((status.st_dev, status.st_ino))
         below.sort()
         yield from (os.path.join(root, name) for name in sorted(files))
+
+
+def _remote_files(uri: str) -> Iterator[str]:
+    try:
+        filesystem, inside = fs.FileSystem.from_uri(uri)
+        found = filesystem.get_file_info(fs.FileSelector(inside, recursive=True))
+    except (pa.ArrowException, OSError, ValueError) as error:
+        raise BenchmarkError(f"benchmark.videos: {uri} cannot be listed: {error}") from error
+    for path in sorted(info.path for info in found if info.is_file):
+        yield uri + path.removeprefix(inside.rstrip("/"))
 
 
 def read_text(path: Path, what: str) -> str:

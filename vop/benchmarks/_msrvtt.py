@@ -13,14 +13,25 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vop.benchmarks import BenchmarkError, Protocol, Record, find_videos, folders, hold_out, read_json, read_text, refuse_twice
+from vop.benchmarks import (
+    BenchmarkError,
+    Protocol,
+    Record,
+    Split,
+    find_videos,
+    folders,
+    hold_out,
+    read_json,
+    read_text,
+    refuse_twice,
+)
 from vop.config import BenchmarkConfig
 
 CAPTIONS_A_VIDEO = 20  # of training; a test video has one
 
 
 class Config(BenchmarkConfig):
-    """`validation`: how many training videos are held out, by seed 0; 0 trains on all, with training.select=test as peers do."""
+    """`validation`: training videos held out, by seed 0; 0 trains on all, with training.select=test, as peers do."""
 
     validation: int = Field(500, ge=0)
 
@@ -34,12 +45,14 @@ def published_records(config: Config, train_ids: str) -> list[Record]:
 
 def published(config: Config, train: int, source: str) -> Protocol:
     """What is published of `train` training videos and the 1,000 test pairs "1k-A"."""
-    videos = {"train": train - config.validation, "val": config.validation, "test": 1000}
-    captions = {split: count * (1 if split == "test" else CAPTIONS_A_VIDEO) for split, count in videos.items()}
+    videos: dict[Split, int] = {"train": train - config.validation, "val": config.validation, "test": 1000}
+    captions: dict[Split, int] = {
+        split: count * (1 if split == "test" else CAPTIONS_A_VIDEO) for split, count in videos.items()
+    }
     return Protocol(videos, captions, "each caption", frames=12, tokens=32, source=source, extension=".mp4")
 
 
-def read_records(videos: Path, sentences: Path, train_ids: Path, test_pairs: Path) -> list[Record]:
+def read_records(videos: str | Path, sentences: Path, train_ids: Path, test_pairs: Path) -> list[Record]:
     """Training and test records from the three files; `videos` is the folder of `<video_id>.mp4`, at any depth.
 
     Raises BenchmarkError for a missing file, a missing column, a training id without captions, an id given twice.

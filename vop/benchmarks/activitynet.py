@@ -21,7 +21,7 @@ FILES: tuple[tuple[Split, str, str], ...] = (("train", "train.json", "train_ids.
 
 
 class Config(BenchmarkConfig):
-    """`validation`: how many training videos are held out, by seed 0; 0 trains on all, with training.select=test as peers do."""
+    """`validation`: training videos held out, by seed 0; 0 trains on all, with training.select=test, as peers do."""
 
     validation: int = Field(500, ge=0)
 

@@ -52,8 +52,7 @@ def records(config: Config) -> list[Record]:
 
 def protocol(config: Config) -> Protocol:
     """The lengths of the lists; CLIP4Clip's limits (at one frame a second the window holds 32)."""
-    text = "all captions of a video, joined"
-    return Protocol(VIDEOS, VIDEOS, text, frames=64, tokens=64, source=SOURCE, window=WINDOW)
+    return Protocol(VIDEOS, VIDEOS, "all captions of a video, joined", 64, 64, SOURCE, window=WINDOW)
 
 
 def _listed(path: Path) -> list[str]:

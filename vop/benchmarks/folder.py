@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vop.benchmarks import SPLITS, BenchmarkError, Record, Split
+from vop.benchmarks import SPLITS, BenchmarkError, Record, Split, is_remote
 from vop.config import BenchmarkConfig
 
 
 class Config(BenchmarkConfig):
-    """`videos`: the directory; `annotations`: the CSV file (default: captions.csv in that directory)."""
+    """`videos`: the directory, or its URI; `annotations`: the CSV file (default: captions.csv in that directory)."""
 
     split_seed: int = 0
     val_fraction: float = Field(0.1, ge=0, lt=1)
@@ -28,11 +28,15 @@ def records(config: Config) -> list[Record]:
     """One record a video. Raises BenchmarkError naming file, line and what is valid."""
     if not config.videos:
         raise BenchmarkError("benchmark.videos: give the directory of your videos, benchmark.videos=/path/to/videos")
-    folder = Path(config.videos).expanduser().resolve()
-    table = Path(config.annotations).expanduser() if config.annotations else folder / "captions.csv"
-    for path, what in ((folder, "a directory of videos"), (table, "a CSV with the columns video, caption[, split]")):
-        if not path.exists():
-            raise BenchmarkError(f"{path} does not exist: expected {what}")
+    remote = is_remote(config.videos)
+    if remote and not config.annotations:
+        raise BenchmarkError("benchmark.annotations: give the CSV of the captions; only the videos are read from a URI")
+    folder = config.videos.rstrip("/") if remote else str(Path(config.videos).expanduser().resolve())
+    table = Path(config.annotations or f"{folder}/captions.csv").expanduser()
+    if not remote and not Path(folder).exists():
+        raise BenchmarkError(f"{folder} does not exist: expected a directory of videos")
+    if not table.exists():
+        raise BenchmarkError(f"{table} does not exist: expected a CSV with the columns video, caption[, split]")
     captions: dict[str, list[str]] = {}
     splits: dict[str, Split] = {}
     for line, row in enumerate(_rows(table), start=2):
@@ -43,7 +47,7 @@ def records(config: Config) -> list[Record]:
         if "split" in row:
             _set_split(splits, video, (row["split"] or "").strip(), f"{table}, line {line}")
     splits = splits or _random_splits(sorted(captions), config)
-    return [Record(video, str(folder / video), tuple(texts), splits[video]) for video, texts in captions.items()]
+    return [Record(video, f"{folder}/{video}", tuple(texts), splits[video]) for video, texts in captions.items()]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:

@@ -52,12 +52,12 @@ def protocol(config: Config) -> Protocol:
 
 
 def _rows(path: Path) -> list[tuple[str, str]]:
-    rows = []
-    for number, line in enumerate(read_text(path, "six columns between tabs: clip id, four times, sentence").split("\n"), start=1):
+    expected, rows = "clip id, four times and a sentence, six columns between tabs", []
+    for number, line in enumerate(read_text(path, expected).split("\n"), start=1):
         if not line.strip():
             continue
         columns = line.split("\t")
         if len(columns) != 6 or not columns[0].strip() or not columns[5].strip():
-            raise BenchmarkError(f"{path}, line {number}: expected clip id, four times and a sentence, six columns between tabs")
+            raise BenchmarkError(f"{path}, line {number}: expected {expected}")
         rows.append((columns[0].strip(), columns[5].strip()))
     return rows
