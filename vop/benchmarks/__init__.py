@@ -92,20 +92,20 @@ def is_remote(place: str) -> bool:
     return "://" in place
 
 
-def find_videos(folder: str | Path, names: Iterable[str], extension: str = ".mp4") -> dict[str, str]:
+def find_videos(folder: str | Path, names: Iterable[str], extension: str = ".mp4", prefix: str = "") -> dict[str, str]:
     """The path of each name's file at any depth below `folder`, which is walked once.
 
     A name is a file's name with or without extension. Its file is called exactly so, or so with a known extension added, or
-    has the name's stem and another known extension (EXTENSIONS, in that order). A name without a file gets the path where it
-    was expected: `extension` is added unless it has one.
+    has the name's stem and another known extension (EXTENSIONS, in that order). A file's name may begin with `prefix`. A
+    name without a file gets the path where it was expected: `extension` is added unless it has one.
     """
     exact: dict[str, str] = {}
     by_stem: dict[str, list[str]] = {}
     for path in _files(str(folder)):
-        name = os.path.basename(path)
-        exact.setdefault(name, path)
-        if (stem := stem_of(name)) != name:
-            by_stem.setdefault(stem, []).append(path)
+        for name in {os.path.basename(path), os.path.basename(path).removeprefix(prefix)}:
+            exact.setdefault(name, path)
+            if (stem := stem_of(name)) != name:
+                by_stem.setdefault(stem, []).append(path)
 
     def find(name: str) -> str:
         if name in exact:

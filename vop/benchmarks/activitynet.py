@@ -3,7 +3,7 @@
 Files: `train.json` and `val_1.json` (official), and, if they are there, `train_ids.json` and `val_ids.json`, which give the
 order and hold some ids without captions (15 and 9), which are skipped. Training: 10,009 videos (37,421 sentences). Test:
 val_1, 4,917 videos (17,505 sentences); val_2 is not used. Validation: 500 training videos held out by seed 0
-(`benchmark.validation`). No time window: the whole video. Files: the id without `v_`, any extension, at any depth.
+(`benchmark.validation`). No time window: the whole video. Files: the id, with or without `v_`, any extension, at any depth.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def records(config: Config) -> list[Record]:
         paragraphs = _paragraphs(annotations / captions, annotations / ids)
         found += [(split, video_id, text) for video_id, text in paragraphs.items()]
     refuse_twice([video_id for _, video_id, _ in found], f"{annotations}/train.json and val_1.json")
-    paths = find_videos(videos, [video_id.removeprefix("v_") for _, video_id, _ in found])
+    paths = find_videos(videos, [video_id.removeprefix("v_") for _, video_id, _ in found], prefix="v_")
     return hold_out([Record(v, paths[v.removeprefix("v_")], (text,), split) for split, v, text in found], config.validation, 0)
 
 
