@@ -142,7 +142,8 @@ def verify(
 
 @app.command()
 def doctor(
-    recipe: Annotated[str, typer.Argument(help="a recipe, for its data.cache")] = "", overrides: Overrides = None
+    recipe: Annotated[str, typer.Argument(help="a recipe, for its data.cache")] = "",
+    overrides: Overrides = None,
 ) -> None:
     """What works on this machine: decoders, devices, libraries, disk. Exit code 0 if training can run, else 1."""
     with _plain_errors():

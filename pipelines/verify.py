@@ -1,7 +1,7 @@
 """Is a dataset whole? What a benchmark publishes against the files that are there: counted, probed on Ray, never decoded.
 
-A dataset is whole if the videos and captions of every split are as many as published and every video is there, can be opened and
-is not cut off. The rest is worth knowing and no fault: other extensions, clips of few frames, equal files, texts that are cut.
+A dataset is whole if the videos and captions of every split are as many as published and every video is there, can be
+opened and is not cut off. The rest is no fault: other extensions, clips of few frames, equal files, texts that are cut.
 """
 
 from __future__ import annotations

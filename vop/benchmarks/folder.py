@@ -17,7 +17,7 @@ from vop.config import BenchmarkConfig
 
 
 class Config(BenchmarkConfig):
-    """`videos`: the directory, or its URI; `annotations`: the CSV file (default: captions.csv in that directory)."""
+    """`videos`: the directory, or its URI; `annotations`: the CSV, or a directory with a captions.csv (default: `videos`)."""
 
     split_seed: int = 0
     val_fraction: float = Field(0.1, ge=0, lt=1)
@@ -33,6 +33,8 @@ def records(config: Config) -> list[Record]:
         raise BenchmarkError("benchmark.annotations: give the CSV of the captions; only the videos are read from a URI")
     folder = config.videos.rstrip("/") if remote else str(Path(config.videos).expanduser().resolve())
     table = Path(config.annotations or f"{folder}/captions.csv").expanduser()
+    if table.is_dir():
+        table /= "captions.csv"
     if not remote and not Path(folder).exists():
         raise BenchmarkError(f"{folder} does not exist: expected a directory of videos")
     if not table.exists():
