@@ -30,6 +30,11 @@ BLOCK = 64  # videos a Ray task
 END_BYTES = 2**16  # hashed at both ends of files of equal size, before the whole
 TEXTS = 4096  # tokenized at once
 CUT_OFF = "the file is cut off"  # as `probe` says it
+NOTES = (  # what is told and no fault: column, title, what is shown of a row
+    ("other_extension", "under another extension", "{other_extension}"),
+    ("few_frames", "few frames", "{frames}"),
+    ("same_bytes_as", "with the same bytes as another file", "{same_bytes_as}"),
+)
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,7 @@ class Verified:
             "missing": sum(row["problem_kind"] == "missing" for row in rows),
             "unreadable": sum(row["problem_kind"] not in ("", "missing") for row in rows),
             "captions_cut": sum(row["captions_cut"] for row in rows),
-            **{name: sum(bool(row[name]) for row in rows) for name in ("other_extension", "few_frames", "same_bytes_as")},
+            **{column: sum(bool(row[column]) for row in rows) for column, _, _ in NOTES},
         }
 
     def published(self, split: Split, what: str) -> int | None:
@@ -71,39 +76,34 @@ class Verified:
         return lines
 
     def table(self) -> Table:
-        """A row a split; what is published stands after a slash."""
+        """A column a split; what is published stands after a slash."""
         table = Table(title="found / published", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-        heads = (
-            "videos",
-            "captions",
-            "missing",
-            "unreadable",
-            "other\nextension",
-            "few\nframes",
-            "equal\nfiles",
-            "captions\ncut",
-        )
-        for head in ("split", *heads):
-            table.add_column(head, justify="left" if head == "split" else "right")
+        table.add_column("")
         for split in SPLITS:
-            counts = self.counts(split)
-            both = [f"{counts[what]} / {self.published(split, what) or '-'}" for what in ("videos", "captions")]
-            plain = [str(counts[name]) for name in ("missing", "unreadable", "other_extension", "few_frames", "same_bytes_as")]
-            table.add_row(split, *both, *plain, f"{100 * counts['captions_cut'] / max(1, counts['captions']):.1f}%")
+            table.add_column(split, justify="right")
+        counts = {split: self.counts(split) for split in SPLITS}
+        for what in ("videos", "captions"):
+            table.add_row(what, *(f"{counts[split][what]} / {self.published(split, what) or '-'}" for split in SPLITS))
+        for name in ("missing", "unreadable", *(column for column, _, _ in NOTES)):
+            table.add_row(name.replace("_", " "), *(str(counts[split][name]) for split in SPLITS))
+        cut = (100 * counts[split]["captions_cut"] / max(1, counts[split]["captions"]) for split in SPLITS)
+        table.add_row("captions cut", *(f"{share:.1f}%" for share in cut))
         return table
 
     def names(self, most: int = 20) -> Iterator[str]:
         """The videos behind the numbers, the first of each kind, a line each."""
-        for title, column, show in (
-            ("missing or unreadable", "problem_kind", "{problem_kind}: {problem}"),
-            ("under another extension", "other_extension", "{other_extension}"),
-            ("few frames", "few_frames", "{frames}"),
-            ("with the bytes of another file", "same_bytes_as", "{same_bytes_as}"),
-        ):
-            rows = [row for row in self.rows if row[column]]
-            yield from [f"{title}:"] if rows else []
-            yield from (f"  {row['split']} {row['video_id']}: {show.format(**row)}" for row in rows[:most])
-            yield from [f"  ... and {len(rows) - most} more, in {self.report}"] if len(rows) > most else []
+        broken = [row for row in self.rows if row["problem_kind"] not in ("", "missing")]
+        yield from self._named("missing", [row for row in self.rows if row["problem_kind"] == "missing"], "{path}", most)
+        yield from self._named("unreadable", broken, "{problem_kind}: {problem}", most)
+        for column, title, show in NOTES:
+            yield from self._named(title, [row for row in self.rows if row[column]], show, most)
+
+    def _named(self, title: str, rows: list[dict[str, Any]], show: str, most: int) -> Iterator[str]:
+        if rows:
+            yield f"{title}:"
+        yield from (f"  {row['split']} {row['video_id']}: {show.format(**row)}" for row in rows[:most])
+        if len(rows) > most:
+            yield f"  ... and {len(rows) - most} more, in {self.report}"
 
 
 def verify(experiment: Experiment, report: Path) -> Verified:

@@ -1,5 +1,7 @@
 """Your own videos: a directory and a CSV with the columns `video`, `caption` and, if you like, `split`.
 
+The directory may be a URI that pyarrow knows (s3://bucket/videos); the CSV is a file on this machine.
+
 A video may have several rows, one a caption. Without a split column, a split is made by video with `split_seed`:
 `val_fraction` and `test_fraction` of the videos, the rest for training.
 """
@@ -12,12 +14,12 @@ from pathlib import Path
 
 from pydantic import Field
 
-from vop.benchmarks import SPLITS, BenchmarkError, Record, Split, is_remote
+from vop.benchmarks import SPLITS, BenchmarkError, Record, Split
 from vop.config import BenchmarkConfig
 
 
 class Config(BenchmarkConfig):
-    """`videos`: the directory, or its URI; `annotations`: the CSV, or a directory with a captions.csv (default: `videos`)."""
+    """`videos`: the directory; `annotations`: the CSV, or the directory of captions.csv (default: `videos`)."""
 
     split_seed: int = 0
     val_fraction: float = Field(0.1, ge=0, lt=1)
@@ -28,17 +30,16 @@ def records(config: Config) -> list[Record]:
     """One record a video. Raises BenchmarkError naming file, line and what is valid."""
     if not config.videos:
         raise BenchmarkError("benchmark.videos: give the directory of your videos, benchmark.videos=/path/to/videos")
-    remote = is_remote(config.videos)
+    remote = "://" in config.videos
     if remote and not config.annotations:
-        raise BenchmarkError("benchmark.annotations: give the CSV of the captions; only the videos are read from a URI")
-    folder = config.videos.rstrip("/") if remote else str(Path(config.videos).expanduser().resolve())
-    table = Path(config.annotations or f"{folder}/captions.csv").expanduser()
+        raise BenchmarkError("benchmark.annotations: give the CSV file, on this machine, of the videos at benchmark.videos")
+    folder = Path() if remote else Path(config.videos).expanduser().resolve()
+    table = Path(config.annotations).expanduser() if config.annotations else folder / "captions.csv"
     if table.is_dir():
         table /= "captions.csv"
-    if not remote and not Path(folder).exists():
-        raise BenchmarkError(f"{folder} does not exist: expected a directory of videos")
-    if not table.exists():
-        raise BenchmarkError(f"{table} does not exist: expected a CSV with the columns video, caption[, split]")
+    for path, what in ((folder, "a directory of videos"), (table, "a CSV with the columns video, caption[, split]")):
+        if not path.exists():
+            raise BenchmarkError(f"{path} does not exist: expected {what}")
     captions: dict[str, list[str]] = {}
     splits: dict[str, Split] = {}
     for line, row in enumerate(_rows(table), start=2):
@@ -49,7 +50,8 @@ def records(config: Config) -> list[Record]:
         if "split" in row:
             _set_split(splits, video, (row["split"] or "").strip(), f"{table}, line {line}")
     splits = splits or _random_splits(sorted(captions), config)
-    return [Record(video, f"{folder}/{video}", tuple(texts), splits[video]) for video, texts in captions.items()]
+    place = config.videos.rstrip("/") if remote else str(folder)
+    return [Record(video, f"{place}/{video}", tuple(texts), splits[video]) for video, texts in captions.items()]
 
 
 def _rows(table: Path) -> list[dict[str, str]]:
