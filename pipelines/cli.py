@@ -250,6 +250,48 @@ def _recipe_and_overrides(arguments: list[str]) -> tuple[str, list[str]]:
     return (arguments[0], arguments[1:]) if has_recipe else ("", arguments)
 
 
+@app.command()
+def verify(
+    benchmark: Annotated[str, typer.Argument(help="a benchmark, such as didemo")],
+    overrides: Overrides = None,
+    videos: Annotated[str, typer.Option(help="the folder of its videos")] = "",
+    annotations: Annotated[str, typer.Option(help="the folder of its annotation files")] = "",
+    report: Annotated[Path | None, typer.Option(help="where the report goes; default: verify-BENCHMARK.parquet")] = None,
+) -> None:
+    """Is a dataset whole? Exit code 0 if it is, 1 if it is not, 2 if it cannot be told."""
+    with _plain_errors():
+        section = {"name": benchmark, "videos": videos, "annotations": annotations}
+        experiment = load_experiment({"benchmark": section}, overrides or [])
+        from pipelines.verify import verify as run
+
+        found = run(experiment, report or Path(f"verify-{benchmark}.parquet"))
+        console.print(found.table(), f"few frames: fewer than {experiment.frames.count}; cut: over {found.tokens} tokens")
+        for line in found.names():
+            console.print(line, markup=False, highlight=False)
+        faults = found.faults()
+        console.print("\n".join(["not whole:", *faults]) if faults else "whole", style="bold red" if faults else "bold green")
+        console.print(f"report {found.report}", highlight=False)
+        if faults:
+            raise typer.Exit(1)
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[str, typer.Argument(help="a recipe, for its data.cache")] = "",
+    overrides: Overrides = None,
+) -> None:
+    """What works on this machine: decoders, devices, libraries, disk. Exit code 0 if training can run, else 1."""
+    with _plain_errors():
+        from pipelines.doctor import checks, table
+
+        found = checks(load_experiment(recipe, overrides or []))
+        console.print(table(found))
+        broken = [check.name for check in found if check.needed and not check.works]
+        console.print(f"training cannot run: {', '.join(broken)}" if broken else "training can run", highlight=False)
+        if broken:
+            raise typer.Exit(1)
+
+
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
     """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
     table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))

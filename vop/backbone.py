@@ -58,6 +58,14 @@ def image_size(config: BackboneConfig) -> int:
     return int(size[0] if isinstance(size, list | tuple) else size)
 
 
+def load_tokenizer(config: BackboneConfig) -> tuple[Any, int]:
+    """The tokenizer and the context length of a model, without its weights. Raises ConfigError for an unknown name."""
+    image_size(config)
+    with _quiet():
+        tokenizer = open_clip.get_tokenizer(config.name)
+    return tokenizer, open_clip.get_model_config(config.name)["text_cfg"].get("context_length", 77)
+
+
 def load_backbone(config: BackboneConfig) -> Backbone:
     """Build the CLIP that `config` names with its weights, frozen, in eval mode, fp32, on the CPU.
 
@@ -72,15 +80,14 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     _check_towers(config.name, clip)
     clip.requires_grad_(False).eval()
     preprocess = open_clip.get_model_preprocess_cfg(clip)
-    with _quiet():
-        tokenizer = open_clip.get_tokenizer(config.name)
+    tokenizer, context_length = load_tokenizer(config)
     return Backbone(
         clip=clip,
         tokenizer=tokenizer,
         size=size,
         mean=tuple(preprocess["mean"]),
         std=tuple(preprocess["std"]),
-        context_length=open_clip.get_model_config(config.name)["text_cfg"].get("context_length", 77),
+        context_length=context_length,
         weights=hash_weights(clip),
     )
 

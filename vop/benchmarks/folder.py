@@ -19,7 +19,7 @@ from vop.config import BenchmarkConfig
 
 
 class Config(BenchmarkConfig):
-    """`videos`: the directory; `annotations`: the CSV file (default: captions.csv in that directory)."""
+    """`videos`: the directory; `annotations`: the CSV, or the directory of captions.csv (default: `videos`)."""
 
     split_seed: int = 0
     val_fraction: float = Field(0.1, ge=0, lt=1)
@@ -35,6 +35,8 @@ def records(config: Config) -> list[Record]:
         raise BenchmarkError("benchmark.annotations: give the CSV file, on this machine, of the videos at benchmark.videos")
     folder = Path() if remote else Path(config.videos).expanduser().resolve()
     table = Path(config.annotations).expanduser() if config.annotations else folder / "captions.csv"
+    if table.is_dir():
+        table /= "captions.csv"
     for path, what in ((folder, "a directory of videos"), (table, "a CSV with the columns video, caption[, split]")):
         if not path.exists():
             raise BenchmarkError(f"{path} does not exist: expected {what}")
