@@ -19,8 +19,9 @@ from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from PIL import Image
 
-from pipelines.data import MANIFEST, read_manifest, read_videos
+from pipelines.files import StoreError
 from pipelines.prepare import store_folder
+from pipelines.store import opened, read_manifest, read_videos
 from pipelines.tracking import download
 from vop.adapter import CARD, load_adapter
 from vop.backbone import image_size
@@ -155,8 +156,10 @@ def pictures(experiment: Experiment, rows: Sequence[tuple[Ranking, ...]]) -> dic
     Raises ConfigError if the frame store is not on this machine, or holds other videos under the same names.
     """
     folder = store_folder(experiment, image_size(experiment.backbone))
-    if not (folder / MANIFEST).is_file():
-        raise ConfigError(f"the frames of this run are not on this machine ({folder} does not exist): run `vop prepare` first")
+    try:
+        opened(folder)
+    except StoreError as error:
+        raise ConfigError(f"the frames of this run are not here: {error}") from error
     captions = {record.video_id: record.captions for record in read_manifest(folder)}
     for row in rows:
         if row[0].query not in captions.get(row[0].video_id, ()):

@@ -7,7 +7,7 @@ import io
 import re
 import subprocess
 import sys
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +18,9 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from pipelines.cli import app
-from pipelines.data import MANIFEST
-from pipelines.prepare import _schema, store_folder
+from pipelines.prepare import index_records, store_folder, store_options
 from pipelines.retrieved import HEIGHT, STRIP, Ranking, Scored, choose, page, read_rankings, read_run, strip, write_retrieved
+from pipelines.store import MANIFEST, SCHEMA
 from pipelines.tracking import tracked_run
 from vop.adapter import Adapter, save_adapter
 from vop.benchmarks import Record
@@ -41,18 +41,16 @@ def experiment(tmp_path: Path) -> Experiment:
         "tracking": {"output": str(tmp_path / "runs")},
     }
     experiment = load_experiment(tree)
-    folder = store_folder(experiment, 64)
+    folder = Path(store_folder(experiment, 64))
     (folder / "frames").mkdir(parents=True)
     rows = []
     for place, name in enumerate(CLIPS):
-        pixels = np.full((6, 64, 64, 3), 30 * place, np.uint8)
+        pixels = np.full((64, 64, 3), 30 * place, np.uint8)
         common = {"key": f"k{place}", "video_id": name, "path": name, "ok": True, "decoder": "pyav"}
-        frames = {"pixels": pixels.tobytes(), "shape": pixels.shape, "mask": [True] * 4 + [False] * 2}
-        rows.append({**common, **frames, "indices": range(6), "times": [0.0] * 6})
-    pq.write_table(pa.Table.from_pylist(rows, schema=_schema()), folder / "frames" / "a.parquet", row_group_size=1)
+        rows.append({**common, "frames": [pixels.tobytes()] * 4, "indices": range(4), "times": [0.0] * 4})
+    pq.write_table(pa.Table.from_pylist(rows, schema=SCHEMA), folder / "frames" / "a.parquet", row_group_size=1)
     records = [Record(name, name, (f"query <b>{place}</b>",), "test") for place, name in enumerate(CLIPS)]
-    manifest = [{**asdict(record), "key": f"k{place}", "ok": True} for place, record in enumerate(records)]
-    pq.write_table(pa.Table.from_pylist(manifest), folder / MANIFEST)
+    index_records(str(folder), records, [f"k{place}" for place in range(len(CLIPS))], store_options(experiment, 64))
     return experiment
 
 
@@ -188,7 +186,7 @@ def test_the_command_says_in_one_sentence_what_is_missing(experiment: Experiment
     output = ["--output", str(tmp_path / "page.html")]
     result = run(app, ["retrieved", str(folder), *output])
     assert result.exit_code == 0 and "2 of 2 queries" in result.output and (tmp_path / "page.html").is_file()
-    (store_folder(experiment, 64) / MANIFEST).unlink()
+    (Path(store_folder(experiment, 64)) / MANIFEST).unlink()
     for argument, what in ((str(folder), "vop prepare"), (str(tmp_path), "adapter.json is missing")):
         result = run(app, ["retrieved", argument, *output])
         assert result.exit_code == 2 and what in " ".join(result.output.split())
