@@ -12,6 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -25,21 +26,23 @@ from pipelines.throughput.clips import write_clip, write_dataset
 from vop.config import Experiment
 
 KILLS = int(os.environ.get("VOP_KILLS", "2"))
-CLIPS = 200
+CLIPS = 60 * max(KILLS, 3)
+SIZE = 64  # the toy backbone's
 
 
 def test_a_job_killed_at_random_moments_ends_with_the_same_store(ray_cluster: None, tmp_path: Path) -> None:
     sources = [write_clip(tmp_path / f"{seed}.mp4", seed, 250, size=(320, 240), frames=200) for seed in range(2)]
     bad = write_dataset(tmp_path / "videos", sources, CLIPS, bad=0.05)
     allowed = "data.max_failed_fraction=0.1"
-    undisturbed = prepare(recipe(tmp_path / "videos", tmp_path / "undisturbed", allowed), 112)
+    undisturbed = prepare(recipe(tmp_path / "videos", tmp_path / "undisturbed", allowed), SIZE)
     experiment = recipe(tmp_path / "videos", tmp_path / "killed", allowed)
     frames = Path(undisturbed.folder.replace("undisturbed", "killed")) / "frames"
     rng, kept = random.Random(time.time_ns()), dict[Path, int]()
     for _ in range(KILLS):
-        kept |= killed_run(experiment, frames, more=rng.randint(0, 2), delay=rng.uniform(0, 1), log=tmp_path / "log")
+        kept |= killed_run(experiment, frames, more=rng.randint(0, 2), delay=rng.uniform(0, 0.5), log=tmp_path / "log")
     held = sum(pq.ParquetFile(shard).num_row_groups for shard in frames.glob("*.parquet"))
-    done = prepare(experiment, 112)
+    done = prepare(experiment, SIZE)
+    assert held < CLIPS
     print(f"{KILLS} kills, {held} of {CLIPS} clips were stored by the killed runs")
     assert Path(done.folder) == frames.parent
     assert done.decoded == CLIPS - held, "only what no finished shard holds is decoded again"
@@ -60,17 +63,14 @@ def killed_run(experiment: Experiment, frames: Path, more: int, delay: float, lo
         command = [sys.executable, "-m", "pipelines.cli", "prepare", str(log.parent / "recipe.yaml"), *flat]
         process = subprocess.Popen(command, stdout=output, stderr=output, env=environment, start_new_session=True)
         deadline = time.monotonic() + 240
-        while len(list(frames.glob("*.parquet"))) < before + more and process.poll() is None:
-            assert time.monotonic() < deadline, log.read_text()
+        while len(list(frames.glob("*.parquet"))) < before + more:
+            assert process.poll() is None and time.monotonic() < deadline, log.read_text()
             time.sleep(0.02)
         time.sleep(delay)
-        everyone = [Process(process.pid), *Process(process.pid).children(recursive=True)] if process.poll() is None else []
-        for one in everyone:
-            try:
+        for one in (Process(process.pid), *Process(process.pid).children(recursive=True)):
+            with suppress(NoSuchProcess):
                 one.send_signal(signal.SIGKILL)
-            except NoSuchProcess:
-                continue
-        process.wait(60)
+        assert process.wait(60) == -signal.SIGKILL, "it was still at work"
         time.sleep(0.5)
     return {shard: shard.stat().st_mtime_ns for shard in frames.glob("*.parquet")}
 
