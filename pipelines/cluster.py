@@ -58,6 +58,7 @@ def _runtime(address: str) -> dict[str, Any]:
         "env_vars": {
             "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a worker twice
             "RAY_ADDRESS": address,  # else Ray Train's own helpers take any cluster that they find on the machine
+            **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         },
     }
 

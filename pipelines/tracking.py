@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -23,6 +23,8 @@ from vop.config import Experiment, TrackingConfig
 
 LIBRARIES = ("ray", "torch", "open_clip_torch", "decord", "av", "mlflow", "pyarrow")
 PARAMS_A_CALL = 100  # MLflow's own limit
+NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
+SWEEP = "sweep"  # the tag of a sweep's parent run: its name
 
 
 def output_folder(config: TrackingConfig) -> Path:
@@ -66,20 +68,86 @@ class Run:
         """Set the final status: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status)
 
+    def delete(self) -> None:
+        """Move the run to MLflow's bin, from where it can be restored."""
+        self._client.delete_run(self.id)
+
+    def children(self, **tags: str) -> list[Logged]:
+        """The runs that name this one as their parent and have these tags, oldest first; those in the bin are left out."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in {PARENT: self.id, **tags}.items())
+        experiment = self._client.get_run(self.id).info.experiment_id
+        found, token = [], None
+        while True:
+            page = self._client.search_runs([experiment], wanted, order_by=["start_time"], page_token=token)
+            found += [Logged(Run(self.uri, r.info.run_id), r.info.status, r.data.tags, r.data.metrics) for r in page]
+            if not (token := page.token):
+                return found
+
+    def register(self, name: str, alias: str) -> str:
+        """Make the run's adapter a version of a registered model, and give it an alias; returns the version."""
+        with suppress(mlflow.exceptions.MlflowException):  # it exists already
+            self._client.create_registered_model(name)
+        known = self._client.search_model_versions(f"name = '{name}' and run_id = '{self.id}'")
+        source = f"{self._client.get_run(self.id).info.artifact_uri}/adapter"
+        made = known[0] if known else self._client.create_model_version(name, source, self.id)
+        self._client.set_registered_model_alias(name, alias, made.version)
+        return str(made.version)
+
+
+@dataclass(frozen=True)
+class Logged:
+    """What MLflow knows of a run: status RUNNING, FINISHED, FAILED or KILLED, tags, each metric's last value."""
+
+    run: Run
+    status: str
+    tags: dict[str, str]
+    metrics: dict[str, float]
+
 
 @contextmanager
 def tracked_run(experiment: Experiment, tags: Mapping[str, Any] | None = None) -> Iterator[Run]:
-    """A run for the while: FINISHED at the end, KILLED on Ctrl-C or SIGTERM, FAILED (with the error as a tag) otherwise."""
-    uri = tracking_uri(experiment.tracking)
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    made = client.create_run(_experiment_id(client, experiment.tracking), run_name=experiment.name)
-    run = Run(uri, made.info.run_id)
-    try:
+    """A run for the while: FINISHED at the end, KILLED on Ctrl-C or SIGTERM, FAILED (with the error as a tag) otherwise.
+
+    The tags are there from the first moment; `mlflow.parentRunId` makes it a child, `mlflow.runName` names it.
+    """
+    run = _create(experiment.tracking, {NAME: experiment.name, "seed": experiment.seed, **(tags or {})})
+    with _ended(run):
         parameters = [Param(key, str(value)) for key, value in experiment.flat().items()]
         for start in range(0, len(parameters), PARAMS_A_CALL):
-            client.log_batch(run.id, params=parameters[start : start + PARAMS_A_CALL])
-        run.tag({**environment(), "seed": experiment.seed, **(tags or {})})
+            run._client.log_batch(run.id, params=parameters[start : start + PARAMS_A_CALL])
+        run.tag(environment())
         yield run
+
+
+@contextmanager
+def tracked_sweep(config: TrackingConfig, name: str, tags: Mapping[str, Any]) -> Iterator[Run]:
+    """The parent run of a sweep for the while; that of an earlier start with the same name goes on."""
+    earlier = find_sweep(config, name)
+    run = earlier.run if earlier else _create(config, {NAME: name, SWEEP: name, **environment(), **tags})
+    run._client.update_run(run.id, status="RUNNING")
+    with _ended(run):
+        yield run
+
+
+def find_sweep(config: TrackingConfig, name: str) -> Logged | None:
+    """The parent run of a sweep, or None."""
+    uri = tracking_uri(config)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    found = client.search_runs([_experiment_id(client, config)], f"tags.`{SWEEP}` = '{name}'")
+    return next((Logged(Run(uri, r.info.run_id), r.info.status, r.data.tags, r.data.metrics) for r in found), None)
+
+
+def _create(config: TrackingConfig, tags: Mapping[str, Any]) -> Run:
+    uri = tracking_uri(config)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    made = client.create_run(_experiment_id(client, config), tags={key: str(value) for key, value in tags.items()})
+    return Run(uri, made.info.run_id)
+
+
+@contextmanager
+def _ended(run: Run) -> Iterator[None]:
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         run.end("KILLED")
         raise
