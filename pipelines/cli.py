@@ -7,14 +7,17 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from vop.config import load_experiment
+from vop.config import ConfigError, load_experiment, raw_tree, validated
+
+if TYPE_CHECKING:
+    from pipelines.tune import Swept
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 console = Console()
@@ -224,6 +227,55 @@ def report(
         console.print(
             f"{written.counted} runs counted", *written.files, f"MLflow {written.run.uri}, run {written.run.id}", sep="\n"
         )
+
+
+@app.command()
+def tune(
+    overrides: Annotated[list[str] | None, typer.Argument(help="a recipe and key=value, both optional")] = None,
+    space: Annotated[str, typer.Option(help="a file of tune_spaces/, or a .py file; several with commas")] = "",
+    sampler: Annotated[str, typer.Option(help="grid, random, or tpe (Optuna, which learns from the trials)")] = "grid",
+    samples: Annotated[int, typer.Option(min=1, help="points for random and tpe, draws a grid point for a distribution")] = 10,
+    seeds: Annotated[int, typer.Option(min=1, help="trainings of each point, with seeds one apart")] = 1,
+    asha: Annotated[bool, typer.Option(help="stop weak trials early (ASHA, on validation)")] = False,
+    name: Annotated[str, typer.Option(help="of the sweep; default: recipe-space")] = "",
+    learning_rates: Annotated[str, typer.Option(help="a sweep whose best learning rate each method takes")] = "",
+    resume: Annotated[str, typer.Option(help="the name of a sweep to finish; the other options are those it began with")] = "",
+) -> None:
+    """Train every point of a space; one MLflow run each, compared on validation, scored on test once."""
+    with _plain_errors():
+        recipe, changes = _recipe_and_overrides(overrides or [])
+        tree = raw_tree(recipe, changes)
+        experiment = validated(tree)
+        if not resume and not space:
+            raise ConfigError("vop tune needs --space NAME, or --resume SWEEP")
+        from pipelines import tune as sweeps
+        from pipelines.sweep import Settings, best_rates
+
+        if resume:
+            swept = sweeps.resume(resume, experiment.tracking)
+        else:
+            rates = best_rates(learning_rates, experiment.tracking) if learning_rates else None
+            settings = Settings(tree, space, sampler, samples, seeds, asha, rates)
+            swept = sweeps.start(name or f"{experiment.name}-{space}".replace(",", "-"), settings)
+        _print_points(swept)
+
+
+def _print_points(swept: Swept) -> None:
+    from pipelines.spaces import label
+    from pipelines.sweep import mean_and_std
+
+    table = Table(title=f"sweep {swept.name}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+    for column in ("point", "seeds", "best on validation", "test t2v R@1", ""):
+        table.add_column(column, justify="left" if column in ("point", "") else "right")
+    for point in swept.points:
+        shown = [
+            "not run" if m is None else f"{m:.1f}" + ("" if s is None else f" ± {s:.1f}")
+            for m, s in map(mean_and_std, (point.scores, point.test))
+        ]
+        others = [status for status in point.statuses if status != "FINISHED"]
+        table.add_row(label(point.point), str(len(point.scores)), *shown, " ".join(others).lower())
+    console.print(table)
+    console.print(f"best adapter {swept.model}\nMLflow {swept.run.uri}, run {swept.run.id}", highlight=False)
 
 
 @app.command()

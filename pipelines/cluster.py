@@ -12,6 +12,8 @@ from typing import Any
 
 # Piped output would drown in redrawn bars; ours is printed by the driver.
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+# MLflow has what a sweep logs; and Ctrl-C shall unwind it, not only stop its trials.
+os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
 
 import ray
 
@@ -58,6 +60,9 @@ def _runtime(address: str) -> dict[str, Any]:
         "env_vars": {
             "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",  # it prints each line of a worker twice
             "RAY_ADDRESS": address,  # else Ray Train's own helpers take any cluster that they find on the machine
+            "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial
+            "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a trial that is stopped early to say so to MLflow
+            **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         },
     }
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from pipelines.cluster import connected, uses_gpu
 from pipelines.prepare import prepare
 from pipelines.store import read_manifest, read_videos
-from pipelines.train_loop import scores
+from pipelines.train_loop import embed, scores
 from vop.adapter import Adapter, load_adapter, model_of
 from vop.backbone import image_size
 from vop.benchmarks import Record
@@ -89,11 +89,15 @@ def embeddings(adapter: Adapter, store: str, records: Sequence[Record]) -> tuple
     return text_ME, np.stack([found[True, n] for n in range(len(records))])
 
 
-def evaluate(adapter: Adapter, store: str, split: str = "test") -> Evaluation:
-    """Score a split of a store: every query against every video of the split."""
+def evaluate(adapter: Adapter, store: str, split: str = "test", here: bool = False) -> Evaluation:
+    """Score a split of a store: every query against every video of the split. `here`: in this process, not in new ones."""
     records = read_manifest(store, split)
-    with connected():
-        text_ME, video_NE = embeddings(adapter, store, records)
+    if here:
+        model = model_of(adapter).to("cuda" if torch.cuda.is_available() else "cpu")
+        text_ME, video_NE = (part.numpy() for part in embed(model, store, records, BATCH))
+    else:
+        with connected():
+            text_ME, video_NE = embeddings(adapter, store, records)
     owner = [i for i, record in enumerate(records) for _ in record.captions]
     t2v, _ = retrieval_ranks(text_ME, video_NE, owner)
     best_scores, best = top_k(text_ME, video_NE, TOP)

@@ -6,7 +6,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cached_property
 from importlib.metadata import version
@@ -23,6 +23,8 @@ from vop.config import ConfigError, Experiment, TrackingConfig
 
 LIBRARIES = ("ray", "torch", "open_clip_torch", "decord", "av", "mlflow", "pyarrow")
 PARAMS_A_CALL = 100  # MLflow's own limit
+NAME, PARENT = "mlflow.runName", "mlflow.parentRunId"
+SWEEP = "sweep"  # the tag of a sweep's parent run: its name
 
 
 def output_folder(config: TrackingConfig) -> Path:
@@ -42,6 +44,9 @@ class Run:
     uri: str
     id: str
 
+    def __reduce__(self) -> tuple[type[Run], tuple[str, str]]:
+        return Run, (self.uri, self.id)  # its connection stays in its process
+
     @cached_property
     def _client(self) -> mlflow.MlflowClient:
         return mlflow.MlflowClient(tracking_uri=self.uri)
@@ -50,6 +55,12 @@ class Run:
         """Log metrics, all at one step."""
         now = get_current_time_millis()
         self._client.log_batch(self.id, metrics=[Metric(key, float(value), now, step) for key, value in metrics.items()])
+
+    def params(self, values: Mapping[str, str]) -> None:
+        """Set parameters, which stay as they are for ever."""
+        parameters = [Param(key, value) for key, value in values.items()]
+        for start in range(0, len(parameters), PARAMS_A_CALL):
+            self._client.log_batch(self.id, params=parameters[start : start + PARAMS_A_CALL])
 
     def tag(self, tags: Mapping[str, Any]) -> None:
         """Set tags."""
@@ -62,24 +73,81 @@ class Run:
         else:
             self._client.log_artifact(self.id, str(path), folder or None)
 
+    def text(self, name: str, text: str) -> None:
+        """Store a text as a file of that name."""
+        self._client.log_text(self.id, text, name)
+
     def end(self, status: str) -> None:
         """Set the final status: FINISHED, FAILED or KILLED."""
         self._client.set_terminated(self.id, status)
 
+    def delete(self) -> None:
+        """Move the run to MLflow's bin, from where it can be restored."""
+        self._client.delete_run(self.id)
+
+    def children(self, **tags: str) -> list[LoggedRun]:
+        """The runs that name this one as their parent and have these tags, oldest first; those in the bin are left out."""
+        wanted = " and ".join(f"tags.`{key}` = '{value}'" for key, value in {PARENT: self.id, **tags}.items())
+        return _search(self._client, self._client.get_run(self.id).info.experiment_id, wanted)
+
+    def history(self, metric: str) -> list[float]:
+        """All values of a metric, by step."""
+        found = self._client.get_metric_history(self.id, metric)
+        return [point.value for point in sorted(found, key=lambda point: (point.step, point.timestamp))]
+
+    def register(self, name: str, alias: str) -> str:
+        """Make the run's adapter a version of a registered model, and give it an alias; returns the version."""
+        with suppress(mlflow.exceptions.MlflowException):  # it exists already
+            self._client.create_registered_model(name)
+        known = self._client.search_model_versions(f"name = '{name}' and run_id = '{self.id}'")
+        source = f"{self._client.get_run(self.id).info.artifact_uri}/adapter"
+        made = known[0] if known else self._client.create_model_version(name, source, self.id)
+        self._client.set_registered_model_alias(name, alias, made.version)
+        return str(made.version)
+
 
 @contextmanager
 def tracked_run(experiment: Experiment, tags: Mapping[str, Any] | None = None) -> Iterator[Run]:
-    """A run for the while: FINISHED at the end, KILLED on Ctrl-C or SIGTERM, FAILED (with the error as a tag) otherwise."""
-    uri = tracking_uri(experiment.tracking)
-    client = mlflow.MlflowClient(tracking_uri=uri)
-    made = client.create_run(_experiment_id(client, experiment.tracking), run_name=experiment.name)
-    run = Run(uri, made.info.run_id)
-    try:
-        parameters = [Param(key, str(value)) for key, value in experiment.flat().items()]
-        for start in range(0, len(parameters), PARAMS_A_CALL):
-            client.log_batch(run.id, params=parameters[start : start + PARAMS_A_CALL])
-        run.tag({**environment(), "seed": experiment.seed, **(tags or {})})
+    """A run for the while: FINISHED at the end, KILLED on Ctrl-C or SIGTERM, FAILED (with the error as a tag) otherwise.
+
+    The tags are there from the first moment; `mlflow.parentRunId` makes it a child, `mlflow.runName` names it.
+    """
+    run = _create(experiment.tracking, {NAME: experiment.name, "seed": experiment.seed, **(tags or {})})
+    with _ended(run):
+        run.params({key: str(value) for key, value in experiment.flat().items()})
+        run.tag(environment())
         yield run
+
+
+@contextmanager
+def tracked_sweep(config: TrackingConfig, name: str, tags: Mapping[str, Any]) -> Iterator[Run]:
+    """The parent run of a sweep for the while; that of an earlier start with the same name goes on."""
+    earlier = find_sweep(config, name)
+    address = Run(tracking_uri(config), earlier.id) if earlier else None
+    run = address or _create(config, {NAME: name, SWEEP: name, **environment(), **tags})
+    run._client.update_run(run.id, status="RUNNING")
+    with _ended(run):
+        yield run
+
+
+def find_sweep(config: TrackingConfig, name: str) -> LoggedRun | None:
+    """The parent run of a sweep, or None."""
+    client = mlflow.MlflowClient(tracking_uri=tracking_uri(config))
+    found = _search(client, _experiment_id(client, config), f"tags.`{SWEEP}` = '{name}'")
+    return found[0] if found else None
+
+
+def _create(config: TrackingConfig, tags: Mapping[str, Any]) -> Run:
+    uri = tracking_uri(config)
+    client = mlflow.MlflowClient(tracking_uri=uri)
+    made = client.create_run(_experiment_id(client, config), tags={key: str(value) for key, value in tags.items()})
+    return Run(uri, made.info.run_id)
+
+
+@contextmanager
+def _ended(run: Run) -> Iterator[None]:
+    try:
+        yield
     except (KeyboardInterrupt, SystemExit):
         run.end("KILLED")
         raise
@@ -153,13 +221,7 @@ class LoggedRun:
 
 def logged_runs(config: TrackingConfig) -> list[LoggedRun]:
     """All runs of an MLflow experiment, oldest first; ConfigError if there is no such database or experiment."""
-    client, experiment_id = _existing(config)
-    runs, token = [], None
-    while True:
-        page = client.search_runs([experiment_id], order_by=["start_time ASC"], page_token=token)
-        runs += [_logged(client, run) for run in page]
-        if not (token := page.token):
-            return runs
+    return _search(*_existing(config))
 
 
 def download(config: TrackingConfig, run_id: str, path: str, folder: Path) -> tuple[LoggedRun, Path]:
@@ -180,10 +242,7 @@ def download(config: TrackingConfig, run_id: str, path: str, folder: Path) -> tu
 
 def log_report(config: TrackingConfig, name: str, tags: Mapping[str, Any], files: list[Path]) -> Run:
     """A finished run that holds files and no metrics."""
-    client, experiment_id = _existing(config)
-    every = {"mlflow.runName": name, **environment(), **tags}
-    made = client.create_run(experiment_id, tags={key: str(value) for key, value in every.items()})
-    run = Run(tracking_uri(config), made.info.run_id)
+    run = _create(config, {NAME: name, **environment(), **tags})
     for file in files:
         run.artifact(file)
     run.end("FINISHED")
@@ -201,6 +260,16 @@ def _existing(config: TrackingConfig) -> tuple[mlflow.MlflowClient, str]:
         names = ", ".join(sorted(experiment.name for experiment in client.search_experiments()))
         raise ConfigError(f"tracking.experiment: {uri} has no experiment {config.experiment!r}; it has {names or 'none'}")
     return client, str(found.experiment_id)
+
+
+def _search(client: mlflow.MlflowClient, experiment_id: str, wanted: str = "") -> list[LoggedRun]:
+    """The runs of an experiment that a filter of MLflow's lets through, oldest first."""
+    runs, token = [], None
+    while True:
+        page = client.search_runs([experiment_id], wanted, order_by=["start_time ASC"], page_token=token)
+        runs += [_logged(client, run) for run in page]
+        if not (token := page.token):
+            return runs
 
 
 def _logged(client: mlflow.MlflowClient, run: mlflow.entities.Run) -> LoggedRun:

@@ -14,6 +14,8 @@ from typing import Any
 
 import ray.train
 import ray.train.torch
+import ray.tune
+from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
 from pipelines.evaluate import Evaluation, evaluate, write_queries
@@ -29,32 +31,39 @@ from vop.model import build_model
 
 @dataclass(frozen=True)
 class Result:
-    """A finished experiment: its test metrics, its adapter's folder, its MLflow run, how its data was prepared."""
+    """A finished experiment: its test metrics, its validation metrics, its adapter's folder, its MLflow run, its data."""
 
     experiment: Experiment
     metrics: dict[str, float]
+    validation: dict[str, float]
     adapter: Path
     run: Run
     prepared: Prepared
 
 
-def run_experiment(experiment: Experiment, tags: Mapping[str, Any] | None = None) -> Result:
+def run_experiment(experiment: Experiment, tags: Mapping[str, Any] | None = None, trial: Prepared | None = None) -> Result:
     """Prepare the data, train, score the test split once with the best checkpoint on validation, track all of it.
+
+    `trial`: in a trial of a sweep, the data that the sweep has prepared. Each epoch's metrics are reported to Ray Tune then,
+    and one worker trains in the trial's own process: new ones would spend longer on imports than a small training takes.
 
     Raises what `prepare` raises, ConfigError for an experiment that does not fit its data or backbone, ResourceError for a
     cluster that is too small, and what a worker raised. The MLflow run then says FAILED (KILLED for Ctrl-C).
     """
     with connected(), tracked_run(experiment, {"selected_on": experiment.training.select, **(tags or {})}) as run:
-        prepared = prepare(experiment, image_size(experiment.backbone))
-        adapter = _train(experiment, prepared, run)
-        evaluation = evaluate(adapter, prepared.folder)
+        prepared = trial or prepare(experiment, image_size(experiment.backbone))
+        here = trial is not None and experiment.resources.num_workers == 1
+        adapter = _train(experiment, prepared, run, trial is not None)
+        validation = _validation(adapter, prepared.folder, here)
+        evaluation = evaluate(adapter, prepared.folder, here=here)
         metrics = {f"test/{name}": value for name, value in evaluation.metrics.items()}
-        run.log({**metrics, "videos_failed": len(prepared.failed)})
+        best = {f"best/{name}": value for name, value in validation.items()}
+        run.log({**metrics, **best, "videos_failed": len(prepared.failed)})
         folder = _keep(adapter, evaluation, output_folder(experiment.tracking) / f"{experiment.name}-{run.id[:8]}", run)
-    return Result(experiment, metrics, folder, run, prepared)
+    return Result(experiment, metrics, validation, folder, run, prepared)
 
 
-def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
+def _train(experiment: Experiment, prepared: Prepared, run: Run, in_trial: bool = False) -> Adapter:
     """The best adapter on validation; for zero epochs, or a protocol that trains nothing, the untrained one."""
     model = build_model(experiment)
     trainable = sum(parameter.numel() for parameter in model.trainable().values())
@@ -64,7 +73,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
     for split in ("train", experiment.training.select):
         if not read_manifest(prepared.folder, split):
             raise ConfigError(f"benchmark {experiment.benchmark.name} has no readable {split} videos; training needs some")
-    use_gpu = _check_resources(experiment)
+    use_gpu = check_resources(experiment)
     resources = experiment.resources
     config = {
         "experiment": experiment.tree(),
@@ -73,6 +82,8 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
         "run_uri": run.uri,
         "run_id": run.id,
     }
+    if in_trial and resources.num_workers == 1:
+        return _train_here(config)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config=config,
@@ -87,6 +98,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
             checkpoint_config=ray.train.CheckpointConfig(num_to_keep=1),
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             failure_config=ray.train.FailureConfig(max_failures=resources.max_failures),
+            callbacks=[TuneReportCallback()] if in_trial else [],
         ),
     )
     result = trainer.fit()
@@ -99,7 +111,32 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run) -> Adapter:
     return adapter
 
 
-def _check_resources(experiment: Experiment) -> bool:
+def _train_here(config: dict[str, Any]) -> Adapter:
+    """Train in this process, which is a trial of a sweep."""
+    best: list[Adapter] = []
+
+    def report(metrics: dict[str, float], checkpoint: ray.train.Checkpoint) -> None:
+        best[:] = [load_adapter(Path(checkpoint.path))]
+        ray.tune.report(metrics)
+
+    ray.train.torch.TorchTrainer(
+        train_loop,
+        train_loop_config={**config, "report": report},
+        scaling_config=ray.train.ScalingConfig(num_workers=0),  # Ray Train's local mode
+    ).fit()
+    return best[0]
+
+
+def _validation(adapter: Adapter, store: str, here: bool) -> dict[str, float]:
+    """`val/...` of the adapter: as it was selected, or scored now if nothing was trained."""
+    selected = {k: float(v) for k, v in adapter.notes.get("validation", {}).items() if k.startswith("val/")}
+    if selected or not read_manifest(store, adapter.experiment.training.select):
+        return selected
+    scored = evaluate(adapter, store, adapter.experiment.training.select, here).metrics
+    return {f"val/{name}": value for name, value in scored.items()}
+
+
+def check_resources(experiment: Experiment) -> bool:
     """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
     resources = experiment.resources
     use_gpu = uses_gpu(resources)

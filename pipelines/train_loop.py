@@ -6,7 +6,7 @@ import math
 import tempfile
 import time
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,7 +44,10 @@ class Progress:
 
 
 def train_loop(config: dict[str, Any]) -> None:
-    """One worker of a training. config: experiment (tree), store (folder), run_uri, run_id, cpus."""
+    """One worker of a training. config: experiment (tree), store (folder), run_uri, run_id, cpus.
+
+    config["report"] takes the place of `ray.train.report` where a trial of a sweep trains in its own process.
+    """
     quiet()
     # Frames from Ray's object store are read-only; they are only copied to the device.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
@@ -79,7 +82,7 @@ def train_loop(config: dict[str, Any]) -> None:
         if rank == 0:
             run.log(metrics, step=epoch + 1)
             print(_line(epoch + 1, experiment.training.epochs, metrics), flush=True)
-        _report(optimizer, schedule, model, progress, metrics, rank)
+        _report(optimizer, schedule, model, progress, metrics, rank, config.get("report") or ray.train.report)
 
 
 def optimizer_of(
@@ -189,10 +192,11 @@ def _report(
     progress: Progress,
     metrics: dict[str, float],
     rank: int,
+    report: Callable[..., None],
 ) -> None:
     """Hand metrics and, from the first worker, a checkpoint to Ray Train."""
     if rank != 0:
-        ray.train.report(metrics)
+        report(metrics)
         return
     assert progress.best is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -206,7 +210,7 @@ def _report(
             "schedule": schedule.state_dict(),
         }
         torch.save(state, Path(folder) / STATE)
-        ray.train.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def _resume(

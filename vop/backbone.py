@@ -7,6 +7,7 @@ import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,17 @@ OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # entries th
 def register_packaged_configs() -> None:
     """Make the model configurations in `vop/backbones/` known to open_clip by their file names."""
     open_clip.add_model_config(PACKAGED)
+
+
+@lru_cache(maxsize=16)
+def layers_of_backbone(name: str) -> tuple[int, int]:
+    """Layers of the text and of the visual encoder of an open_clip model; nothing is loaded. ConfigError if there is none."""
+    register_packaged_configs()
+    found = open_clip.get_model_config(name)
+    if found is None:
+        raise ConfigError(f"backbone.name: open_clip has no model {name!r}")
+    layers = found["vision_cfg"]["layers"]
+    return int(found["text_cfg"]["layers"]), int(layers if isinstance(layers, int) else sum(layers))
 
 
 @dataclass(frozen=True)

@@ -245,6 +245,11 @@ def load_experiment(recipe: str | Path | Mapping[str, Any] = "", overrides: Iter
 
     Raises ConfigError for a missing file, bad YAML, an unknown key or name, a value of the wrong type.
     """
+    return validated(raw_tree(recipe, overrides))
+
+
+def raw_tree(recipe: str | Path | Mapping[str, Any] = "", overrides: Iterable[str] = ()) -> Tree:
+    """A recipe with its overrides, not validated: only what differs from the defaults."""
     tree = _read(Path(recipe)) if isinstance(recipe, str | Path) and str(recipe) else recipe or {}
     assert isinstance(tree, Mapping)
     for override in overrides:
@@ -255,7 +260,7 @@ def load_experiment(recipe: str | Path | Mapping[str, Any] = "", overrides: Iter
             tree = with_value(tree, key, yaml.safe_load(text))
         except yaml.YAMLError as error:
             raise ConfigError(f"override {override!r}: {text!r} is not a YAML value") from error
-    return validated(tree)
+    return dict(tree)
 
 
 def validated(tree: Mapping[str, Any]) -> Experiment:

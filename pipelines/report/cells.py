@@ -12,13 +12,10 @@ import statistics
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
-import open_clip
-
 from pipelines.tracking import LoggedRun
-from vop.backbone import register_packaged_configs
+from vop.backbone import layers_of_backbone
 from vop.config import ConfigError, kind, validated, with_value
 from vop.methods import overrides_of
 
@@ -213,17 +210,6 @@ def canonical(params: Mapping[str, str]) -> Params:
     if full["training.learning_rate"] == "None":
         full["training.learning_rate"] = str(kind("tuning", full["tuning.name"]).LEARNING_RATE)
     return full
-
-
-@lru_cache(maxsize=16)
-def layers_of_backbone(name: str) -> tuple[int, int]:
-    """Layers of the text and of the visual encoder."""
-    register_packaged_configs()
-    found = open_clip.get_model_config(name)
-    if found is None:
-        raise ConfigError(f"backbone.name: open_clip has no model {name!r}")
-    layers = found["vision_cfg"]["layers"]
-    return int(found["text_cfg"]["layers"]), int(layers if isinstance(layers, int) else sum(layers))
 
 
 def protocol_of(params: Params) -> Params:

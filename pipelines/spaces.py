@@ -1,0 +1,170 @@
+"""A tune space: a file of `tune_spaces/` with SPACE, METRIC and MODE -> the points of a sweep."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import json
+import random
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from ray import tune
+from ray.tune.search.sample import Domain
+from ray.tune.search.variant_generator import generate_variants
+
+from vop.backbone import layers_of_backbone
+from vop.config import ConfigError, Experiment, Tree, validated, with_value
+from vop.methods import METHODS, overrides_of
+
+FOLDER = Path(__file__).resolve().parent.parent / "tune_spaces"
+SAMPLERS = ("grid", "random", "tpe")
+FIXED = ("tracking.", "resources.", "seed", "name")  # of no effect on a result, or set by the sweep itself
+Point = dict[str, Any]  # key of a space -> value
+
+
+@dataclass(frozen=True)
+class Space:
+    """parts: one or more {key: Ray Tune's grid_search or sampling function}; their points together are the space.
+
+    A key is a dotted key of the experiment, several of them joined by ", " that move together, or `method` (a name of
+    `vop/methods.py`). metric: logged in each epoch under `val/`; mode: max or min; first: points that TPE starts with.
+    """
+
+    name: str
+    parts: tuple[dict[str, Any], ...]
+    metric: str
+    mode: str
+    first: tuple[Point, ...]
+    digest: str
+
+    @property
+    def keys(self) -> list[str]:
+        """Of all parts."""
+        return list(dict.fromkeys(key for part in self.parts for key in part))
+
+
+def load_space(names: str) -> Space:
+    """Read `tune_spaces/<name>.py`, or the .py file that a name is; several with commas are one space of all their points.
+
+    Raises ConfigError for a file that is no space.
+    """
+    spaces = [_load(name.strip()) for name in names.split(",")]
+    if len({(space.metric, space.mode) for space in spaces}) > 1:
+        raise ConfigError(f"--space {names}: their METRIC and MODE differ")
+    if len(spaces) == 1:
+        return spaces[0]
+    parts, digest = tuple(part for space in spaces for part in space.parts), " ".join(space.digest for space in spaces)
+    return replace(spaces[0], name=names, parts=parts, first=(), digest=digest)
+
+
+def _load(name: str) -> Space:
+    path = Path(name) if name.endswith(".py") else FOLDER / f"{name}.py"
+    if not path.is_file():
+        raise ConfigError(f"--space: there is no {name!r}; valid: a .py file, or one of {', '.join(_names())}")
+    module = _imported(path)
+    space, metric, mode = (getattr(module, key, None) for key in ("SPACE", "METRIC", "MODE"))
+    parts = tuple(space) if isinstance(space, list | tuple) else (space,)
+    if not parts or not all(isinstance(part, dict) and part for part in parts):
+        raise ConfigError(f"space {name}: SPACE must be a dictionary of dotted keys, or a list of such; found {space!r}")
+    if mode not in ("max", "min"):
+        raise ConfigError(f"space {name}: MODE must be 'max' or 'min'; found {mode!r}")
+    if not isinstance(metric, str) or not metric.startswith("val/"):
+        raise ConfigError(f"space {name}: METRIC {metric!r} is not under val/: a sweep never looks at test; write val/t2v/R1")
+    for key in {key for part in parts for key in part}:
+        if key.startswith(FIXED):
+            raise ConfigError(
+                f"space {name}: {key} cannot be searched; seeds are --seeds, the rest are overrides of the recipe"
+            )
+    digest = hashlib.sha256(path.read_bytes()).hexdigest()[:16]
+    return Space(path.stem, parts, metric, mode, tuple(getattr(module, "FIRST", ())), digest)
+
+
+def _names() -> list[str]:
+    return sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
+
+
+def _imported(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"tune_spaces.{path.stem}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        raise ConfigError(f"space {path}: {type(error).__name__}: {error}") from error
+    return module
+
+
+def points_of(space: Space, sampler: str, samples: int, seed: int) -> list[Point]:
+    """The points of a sweep without a model of its results, each once; they depend on the arguments alone.
+
+    grid: every point, and `samples` draws of what is a distribution; random: `samples` of the grid's points, or draws.
+    """
+    if sampler == "grid" or all(isinstance(v, dict) for part in space.parts for v in part.values()):
+        points = [p for part in space.parts for p in _variants(part, 1 if _is_grid(part) else samples, seed)]
+        if sampler == "random":
+            random.Random(seed).shuffle(points)
+            points = points[:samples]
+    else:
+        points = list(_variants(choices(space), samples, seed))
+    return list({json.dumps(point, sort_keys=True): point for point in points}.values())
+
+
+def _variants(part: Mapping[str, Any], samples: int, seed: int) -> Iterator[Point]:
+    state = np.random.RandomState(seed)
+    for _ in range(samples):
+        for _, point in generate_variants(dict(part), random_state=state):
+            yield {key: _plain(value) for key, value in point.items()}
+
+
+def _is_grid(part: Mapping[str, Any]) -> bool:
+    return not any(isinstance(value, Domain) for value in part.values())
+
+
+def _plain(value: Any) -> Any:
+    """A value that JSON and YAML know."""
+    return value.item() if isinstance(value, np.generic) else value
+
+
+def choices(space: Space) -> dict[str, Any]:
+    """The space with each grid as a choice, for samplers that draw. Raises ConfigError for a space of several parts."""
+    if len(space.parts) > 1:
+        raise ConfigError(f"space {space.name} is a list of grids: only --sampler grid and random can run it")
+    part = space.parts[0]
+    return {key: tune.choice(value["grid_search"]) if isinstance(value, dict) else value for key, value in part.items()}
+
+
+def experiment_of(recipe: Tree, point: Mapping[str, Any], seed: int) -> Experiment:
+    """The recipe at a point; raises ConfigError that names a key or value that is not valid."""
+    tree = with_value(recipe, "seed", seed)
+    for key, value in point.items():
+        for name, one in _settings(tree, key, value):
+            tree = with_value(tree, name, one)
+    try:
+        return validated(tree)
+    except ConfigError as error:
+        raise ConfigError(f"{label(point)}: {error}") from None
+
+
+def _settings(tree: Tree, key: str, value: Any) -> Iterator[tuple[str, Any]]:
+    if key != "method":
+        yield from ((name.strip(), value) for name in key.split(","))
+    elif value in METHODS:
+        backbone = validated({"backbone": tree.get("backbone", {})}).backbone
+        yield from overrides_of(value, layers_of_backbone(backbone.name)[1]).items()
+    else:
+        raise ConfigError(f"method: there is no {value!r}; valid names: {', '.join(METHODS)}")
+
+
+def label(point: Mapping[str, Any]) -> str:
+    """A point in short: `VoP^P, learning_rate=0.01`."""
+    return ", ".join(str(v) if k == "method" else f"{k.split(',')[-1].strip()}={v}" for k, v in point.items()) or "the recipe"
+
+
+def with_rates(points: Sequence[Point], rates: Mapping[str, float]) -> list[Point]:
+    """Points with the learning rate of their method, where there is one."""
+    return [p | ({"training.learning_rate": rates[p["method"]]} if p.get("method") in rates else {}) for p in points]

@@ -1,0 +1,8 @@
+"""Table 1 and Figures 1 and 3: every variant, every baseline, LoRA, and CLIP as it is."""
+
+from ray.tune import grid_search
+
+from vop.methods import METHODS
+
+SPACE = {"method": grid_search(list(METHODS))}
+METRIC, MODE = "val/t2v/R1", "max"
