@@ -174,7 +174,7 @@ def throughput_model(
 ) -> None:
     """A training step against the plain way to compute the same, interleaved (ViT-B/32, 4 pairs, 12 frames)."""
     with _plain_errors():
-        from pipelines.throughput.model import measure
+        from pipelines.throughput.model import BF16, has_bf16, measure
 
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
         for column in ("a training step", "against", "CPU time", "target", "time", "peak memory, MiB", "loss"):
@@ -184,6 +184,8 @@ def throughput_model(
             memory = "-" if row.memory is None else f"{row.memory:.0f}"
             table.add_row(row.name, row.against, f"{row.cpu:.3f}", target, f"{row.wall:.3f}", memory, f"{row.loss:.6f}")
         console.print(table)
+        if not has_bf16():
+            console.print(f"{BF16}: not run, this processor has no instructions for bf16")
 
 
 @throughput.command("data")

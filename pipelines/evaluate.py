@@ -93,7 +93,7 @@ def evaluate(adapter: Adapter, store: str, split: str = "test", here: bool = Fal
     """Score a split of a store: every query against every video of the split. `here`: in this process, not in new ones."""
     records = read_manifest(store, split)
     if here:
-        model = model_of(adapter).to("cuda" if torch.cuda.is_available() else "cpu")
+        model = model_of(adapter).to("cuda" if torch.cuda.is_available() and uses_gpu(adapter.experiment.resources) else "cpu")
         text_ME, video_NE = (part.numpy() for part in embed(model, store, records, BATCH))
     else:
         with connected():

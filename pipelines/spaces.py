@@ -161,8 +161,9 @@ def _settings(tree: Tree, key: str, value: Any) -> Iterator[tuple[str, Any]]:
 
 
 def label(point: Mapping[str, Any]) -> str:
-    """A point in short: `VoP^P, learning_rate=0.01`."""
-    return ", ".join(str(v) if k == "method" else f"{k.split(',')[-1].strip()}={v}" for k, v in point.items()) or "the recipe"
+    """A point in short: `VoP^P, length=4` for keys that move together."""
+    parts = [(key.rpartition(".")[2] if "," in key else key, value) for key, value in point.items()]
+    return ", ".join(str(value) if name == "method" else f"{name}={value}" for name, value in parts)
 
 
 def with_rates(points: Sequence[Point], rates: Mapping[str, float]) -> list[Point]:

@@ -15,6 +15,7 @@ from typing import Any
 import ray.train
 import ray.train.torch
 import ray.tune
+import torch
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
@@ -22,7 +23,7 @@ from pipelines.evaluate import Evaluation, evaluate, write_queries
 from pipelines.prepare import Prepared, prepare
 from pipelines.store import read_manifest
 from pipelines.tracking import Run, output_folder, tracked_run
-from pipelines.train_loop import train_loop
+from pipelines.train_loop import Worker, train, train_loop
 from vop.adapter import Adapter, adapter_of, load_adapter, save_adapter
 from vop.backbone import image_size
 from vop.config import ConfigError, Experiment
@@ -83,7 +84,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, in_trial: bool 
         "run_id": run.id,
     }
     if in_trial and resources.num_workers == 1:
-        return _train_here(config)
+        return _train_here(config, use_gpu)
     trainer = ray.train.torch.TorchTrainer(
         train_loop,
         train_loop_config=config,
@@ -111,20 +112,13 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, in_trial: bool 
     return adapter
 
 
-def _train_here(config: dict[str, Any]) -> Adapter:
+def _train_here(config: dict[str, Any], use_gpu: bool) -> Adapter:
     """Train in this process, which is a trial of a sweep."""
-    best: list[Adapter] = []
 
     def report(metrics: dict[str, float], checkpoint: ray.train.Checkpoint) -> None:
-        best[:] = [load_adapter(Path(checkpoint.path))]
         ray.tune.report(metrics)
 
-    ray.train.torch.TorchTrainer(
-        train_loop,
-        train_loop_config={**config, "report": report},
-        scaling_config=ray.train.ScalingConfig(num_workers=0),  # Ray Train's local mode
-    ).fit()
-    return best[0]
+    return train(config, Worker(0, 1, torch.device("cuda" if use_gpu else "cpu"), None, report))
 
 
 def _validation(adapter: Adapter, store: str, here: bool) -> dict[str, float]:

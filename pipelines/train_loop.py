@@ -43,34 +43,51 @@ class Progress:
     best: Adapter | None = None
 
 
-def train_loop(config: dict[str, Any]) -> None:
-    """One worker of a training. config: experiment (tree), store (folder), run_uri, run_id, cpus.
+@dataclass(frozen=True)
+class Worker:
+    """A worker's place in a training: its rank among `workers`, the checkpoint it starts from, whom it reports epochs to.
 
-    config["report"] takes the place of `ray.train.report` where a trial of a sweep trains in its own process.
+    report(metrics, checkpoint=...): the first worker gives a checkpoint too.
     """
+
+    rank: int
+    workers: int
+    device: torch.device
+    checkpoint: ray.train.Checkpoint | None
+    report: Callable[..., None]
+
+
+def train_loop(config: dict[str, Any]) -> None:
+    """What a worker of Ray Train runs; config as in `train`."""
+    context, device, checkpoint = ray.train.get_context(), ray.train.torch.get_device(), ray.train.get_checkpoint()
+    train(config, Worker(context.get_world_rank(), context.get_world_size(), device, checkpoint, ray.train.report))
+
+
+def train(config: dict[str, Any], worker: Worker) -> Adapter:
+    """One worker of a training; returns what is best on validation. config: experiment (tree), store, run_uri, run_id, cpus."""
     quiet()
     # Frames from Ray's object store are read-only; they are only copied to the device.
     warnings.filterwarnings("ignore", message="The given NumPy array is not writable")
     experiment, store = validated(config["experiment"]), config["store"]
-    context = ray.train.get_context()
-    rank, workers = context.get_world_rank(), context.get_world_size()
+    rank, workers = worker.rank, worker.workers
     torch.set_num_threads(max(1, int(config["cpus"])))  # else every worker spins on all cores
-    model = build_model(experiment).to(ray.train.torch.get_device())
+    model = build_model(experiment).to(worker.device)
     trained = list(model.trainable().values())
-    train, validation = read_manifest(store, "train"), read_manifest(store, experiment.training.select)
+    records, validation = read_manifest(store, "train"), read_manifest(store, experiment.training.select)
     steps = [
-        epoch_batches([len(r.captions) for r in train], experiment.training.batch_size, experiment.seed, epoch)
+        epoch_batches([len(r.captions) for r in records], experiment.training.batch_size, experiment.seed, epoch)
         for epoch in range(experiment.training.epochs)
     ]
     optimizer, schedule = optimizer_of(experiment, trained, sum(len(epoch) for epoch in steps))
     progress = Progress()
-    _resume(model, optimizer, schedule, progress)
+    if worker.checkpoint is not None:  # Ray Train has restarted this worker
+        _resume(worker.checkpoint, model, optimizer, schedule, progress)
     run = Run(config["run_uri"], config["run_id"])
     todo = [share(batch, rank, workers) for epoch in steps[progress.epoch :] for batch in epoch]
-    reused = activations_of(model, experiment, store, train)
+    reused = activations_of(model, experiment, store, records)
     if reused is not None:
         reused.fill(model, rank, workers)
-    batches = training_batches(experiment, store, train, todo, progress.step, reused)
+    batches = training_batches(experiment, store, records, todo, progress.step, reused)
     for epoch in range(progress.epoch, experiment.training.epochs):
         metrics = train_epoch(model, optimizer, schedule, experiment, batches, steps[epoch], rank, workers)
         progress.epoch, progress.step = epoch + 1, progress.step + len(steps[epoch])
@@ -82,7 +99,9 @@ def train_loop(config: dict[str, Any]) -> None:
         if rank == 0:
             run.log(metrics, step=epoch + 1)
             print(_line(epoch + 1, experiment.training.epochs, metrics), flush=True)
-        _report(optimizer, schedule, model, progress, metrics, rank, config.get("report") or ray.train.report)
+        _report(optimizer, schedule, model, progress, metrics, worker)
+    assert progress.best is not None
+    return progress.best
 
 
 def optimizer_of(
@@ -191,12 +210,11 @@ def _report(
     model: RetrievalModel,
     progress: Progress,
     metrics: dict[str, float],
-    rank: int,
-    report: Callable[..., None],
+    worker: Worker,
 ) -> None:
-    """Hand metrics and, from the first worker, a checkpoint to Ray Train."""
-    if rank != 0:
-        report(metrics)
+    """Report metrics and, from the first worker, a checkpoint."""
+    if worker.rank != 0:
+        worker.report(metrics)
         return
     assert progress.best is not None
     with tempfile.TemporaryDirectory() as folder:
@@ -210,19 +228,17 @@ def _report(
             "schedule": schedule.state_dict(),
         }
         torch.save(state, Path(folder) / STATE)
-        report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
+        worker.report(metrics, checkpoint=ray.train.Checkpoint.from_directory(folder))
 
 
 def _resume(
+    checkpoint: ray.train.Checkpoint,
     model: RetrievalModel,
     optimizer: torch.optim.Optimizer,
     schedule: torch.optim.lr_scheduler.LRScheduler,
     progress: Progress,
 ) -> None:
-    """Go on from the last checkpoint, if Ray Train has restarted this worker."""
-    checkpoint = ray.train.get_checkpoint()
-    if checkpoint is None:
-        return
+    """Go on from the last checkpoint."""
     with checkpoint.as_directory() as folder:
         state = torch.load(Path(folder) / STATE, map_location="cpu", weights_only=True)
         progress.best = load_adapter(Path(folder))
