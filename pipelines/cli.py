@@ -42,7 +42,15 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    names = ("ConfigError", "BenchmarkError", "FailedVideosError", "ResourceError", "AdapterError", "StoreError")
+    names = (
+        "ConfigError",
+        "BenchmarkError",
+        "FailedVideosError",
+        "ResourceError",
+        "AdapterError",
+        "StoreError",
+        "TrackingError",
+    )
     return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -258,7 +266,9 @@ def tune(
         else:
             rates = best_rates(learning_rates, experiment.tracking) if learning_rates else None
             settings = Settings(tree, space, sampler, samples, seeds, asha, rates)
-            swept = sweeps.start(name or f"{experiment.name}-{space}".replace(",", "-"), settings)
+            swept = sweeps.start(
+                name or f"{experiment.name}-{'-'.join(Path(part).stem for part in space.split(','))}", settings
+            )
         _print_points(swept)
 
 
@@ -276,7 +286,7 @@ def _print_points(swept: Swept) -> None:
         ]
         others = [status for status in point.statuses if status != "FINISHED"]
         table.add_row(label(point.point), str(len(point.scores)), *shown, " ".join(others).lower())
-    console.print(table)
+    Console(width=max(console.width, 120)).print(table)
     console.print(f"best adapter {swept.model}\nMLflow {swept.run.uri}, run {swept.run.id}", highlight=False)
 
 

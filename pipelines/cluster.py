@@ -12,8 +12,8 @@ from typing import Any
 
 # Piped output would drown in redrawn bars; ours is printed by the driver.
 os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-# MLflow has what a sweep logs; and Ctrl-C shall unwind it, not only stop its trials.
-os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1"}
+# Of a sweep MLflow has the logs and the driver prints a line a trial; Ctrl-C shall unwind it, not only stop its trials.
+os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
 import ray
 
@@ -28,13 +28,15 @@ class ResourceError(RuntimeError):
 def connected() -> Iterator[None]:
     """Connect to the cluster of RAY_ADDRESS (a Ray job has it set), else start one on this machine for the while.
 
-    SIGTERM is made to unwind like Ctrl-C, so that a cluster started here is always ended here.
+    SIGTERM is made to unwind like Ctrl-C, so that a cluster started here is always ended here. Raises ResourceError, within
+    seconds, if nothing answers at RAY_ADDRESS.
     """
     if ray.is_initialized():
         yield
         return
-    previous = signal.signal(signal.SIGTERM, _interrupt)
     address = os.environ.get("RAY_ADDRESS")
+    _check_answers(address)
+    previous = signal.signal(signal.SIGTERM, _interrupt)
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _new_address()))
@@ -42,6 +44,16 @@ def connected() -> Iterator[None]:
     finally:
         ray.shutdown()
         signal.signal(signal.SIGTERM, previous)
+
+
+def _check_answers(address: str | None) -> None:
+    host, colon, port = (address or "").removeprefix("ray://").rpartition(":")
+    if not colon or not port.isdigit():  # none, or "auto"
+        return
+    try:
+        socket.create_connection((host, int(port)), timeout=5).close()
+    except OSError as error:
+        raise ResourceError(f"RAY_ADDRESS: no Ray cluster answers at {address} ({error})") from error
 
 
 def _new_address() -> str:

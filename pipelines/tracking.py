@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import socket
 import subprocess
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -12,6 +13,7 @@ from functools import cached_property
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
 
@@ -35,6 +37,27 @@ def output_folder(config: TrackingConfig) -> Path:
 def tracking_uri(config: TrackingConfig) -> str:
     """The recipe's address, else MLFLOW_TRACKING_URI, else an SQLite file in the output folder (absolute path)."""
     return config.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{output_folder(config)}/mlflow.db"
+
+
+def check_server(config: TrackingConfig) -> None:
+    """Raise TrackingError, within seconds, if there is an MLflow server to log to and it does not answer.
+
+    A server that goes away later is waited for: MLflow's client tries again for some minutes.
+    """
+    uri = urlsplit(tracking_uri(config))
+    if uri.scheme not in ("http", "https"):
+        return
+    try:
+        socket.create_connection((uri.hostname or "", uri.port or (443 if uri.scheme == "https" else 80)), timeout=5).close()
+    except OSError as error:
+        where = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
+        raise TrackingError(
+            f"{where}: no MLflow server answers at {uri.scheme}://{uri.netloc.rpartition('@')[2]} ({error})"
+        ) from error
+
+
+class TrackingError(RuntimeError):
+    """An MLflow server that cannot be reached; the message says where it was looked for."""
 
 
 @dataclass(frozen=True)
@@ -131,15 +154,15 @@ def tracked_sweep(config: TrackingConfig, name: str, tags: Mapping[str, Any]) ->
 
 
 def find_sweep(config: TrackingConfig, name: str) -> LoggedRun | None:
-    """The parent run of a sweep, or None."""
-    client = mlflow.MlflowClient(tracking_uri=tracking_uri(config))
+    """The parent run of a sweep, or None. Raises TrackingError for a server that does not answer."""
+    check_server(config)
+    client = _client(config)
     found = _search(client, _experiment_id(client, config), f"tags.`{SWEEP}` = '{name}'")
     return found[0] if found else None
 
 
 def _create(config: TrackingConfig, tags: Mapping[str, Any]) -> Run:
-    uri = tracking_uri(config)
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    client, uri = _client(config), tracking_uri(config)
     made = client.create_run(_experiment_id(client, config), tags={key: str(value) for key, value in tags.items()})
     return Run(uri, made.info.run_id)
 
@@ -156,6 +179,10 @@ def _ended(run: Run) -> Iterator[None]:
         run.end("FAILED")
         raise
     run.end("FINISHED")
+
+
+def _client(config: TrackingConfig) -> mlflow.MlflowClient:
+    return mlflow.MlflowClient(tracking_uri=tracking_uri(config))
 
 
 def _experiment_id(client: mlflow.MlflowClient, config: TrackingConfig) -> str:
@@ -251,10 +278,11 @@ def log_report(config: TrackingConfig, name: str, tags: Mapping[str, Any], files
 
 def _existing(config: TrackingConfig) -> tuple[mlflow.MlflowClient, str]:
     """A client and the id of the experiment; unlike writing, reading makes neither."""
+    check_server(config)
     uri = tracking_uri(config)
     if uri.startswith("sqlite:///") and not Path(uri.removeprefix("sqlite:///")).is_file():
         raise ConfigError(f"tracking.output: there are no runs yet, {uri} does not exist")
-    client = mlflow.MlflowClient(tracking_uri=uri)
+    client = _client(config)
     found = client.get_experiment_by_name(config.experiment)
     if found is None:
         names = ", ".join(sorted(experiment.name for experiment in client.search_experiments()))

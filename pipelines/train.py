@@ -22,7 +22,7 @@ from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
 from pipelines.evaluate import Evaluation, evaluate, write_queries
 from pipelines.prepare import Prepared, prepare
 from pipelines.store import read_manifest
-from pipelines.tracking import Run, output_folder, tracked_run
+from pipelines.tracking import Run, check_server, output_folder, tracked_run
 from pipelines.train_loop import Worker, train, train_loop
 from vop.adapter import Adapter, adapter_of, load_adapter, save_adapter
 from vop.backbone import image_size
@@ -48,9 +48,11 @@ def run_experiment(experiment: Experiment, tags: Mapping[str, Any] | None = None
     `trial`: in a trial of a sweep, the data that the sweep has prepared. Each epoch's metrics are reported to Ray Tune then,
     and one worker trains in the trial's own process: new ones would spend longer on imports than a small training takes.
 
-    Raises what `prepare` raises, ConfigError for an experiment that does not fit its data or backbone, ResourceError for a
+    Raises TrackingError for an MLflow server that does not answer, what `prepare` raises, ConfigError for an experiment that does not fit its data or backbone, ResourceError for a
     cluster that is too small, and what a worker raised. The MLflow run then says FAILED (KILLED for Ctrl-C).
     """
+    if trial is None:
+        check_server(experiment.tracking)
     with connected(), tracked_run(experiment, {"selected_on": experiment.training.select, **(tags or {})}) as run:
         prepared = trial or prepare(experiment, image_size(experiment.backbone))
         here = trial is not None and experiment.resources.num_workers == 1
@@ -118,7 +120,7 @@ def _train_here(config: dict[str, Any], use_gpu: bool) -> Adapter:
     def report(metrics: dict[str, float], checkpoint: ray.train.Checkpoint) -> None:
         ray.tune.report(metrics)
 
-    return train(config, Worker(0, 1, torch.device("cuda" if use_gpu else "cpu"), None, report))
+    return train(config, Worker(0, 1, torch.device("cuda" if use_gpu else "cpu"), None, report, prints=False))
 
 
 def _validation(adapter: Adapter, store: str, here: bool) -> dict[str, float]:

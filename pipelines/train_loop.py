@@ -47,7 +47,7 @@ class Progress:
 class Worker:
     """A worker's place in a training: its rank among `workers`, the checkpoint it starts from, whom it reports epochs to.
 
-    report(metrics, checkpoint=...): the first worker gives a checkpoint too.
+    report(metrics, checkpoint=...): the first worker gives a checkpoint too. prints: a line an epoch.
     """
 
     rank: int
@@ -55,6 +55,7 @@ class Worker:
     device: torch.device
     checkpoint: ray.train.Checkpoint | None
     report: Callable[..., None]
+    prints: bool = True
 
 
 def train_loop(config: dict[str, Any]) -> None:
@@ -98,6 +99,7 @@ def train(config: dict[str, Any], worker: Worker) -> Adapter:
             progress.best = adapter_of(model, experiment, epoch=epoch + 1, validation=metrics)
         if rank == 0:
             run.log(metrics, step=epoch + 1)
+        if rank == 0 and worker.prints:
             print(_line(epoch + 1, experiment.training.epochs, metrics), flush=True)
         _report(optimizer, schedule, model, progress, metrics, worker)
     assert progress.best is not None
@@ -132,7 +134,7 @@ def train_epoch(
     workers: int,
 ) -> dict[str, float]:
     """All steps of one epoch; returns the mean loss and the share of time spent waiting for data."""
-    losses, waited, started = [], 0.0, time.monotonic()
+    losses, waited, started, cpu = [], 0.0, time.monotonic(), time.process_time()
     trained = list(model.trainable().values())
     for step in steps:
         sizes = share_sizes(len(step), workers)
@@ -150,6 +152,7 @@ def train_epoch(
         "train/learning_rate": float(schedule.get_last_lr()[0]),
         "train/data_wait_fraction": waited / seconds,
         "train/seconds": seconds,
+        "train/cpu_seconds": time.process_time() - cpu,
         "train/pairs_per_second": sum(len(step) for step in steps) / seconds,
     }
 

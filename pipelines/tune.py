@@ -7,6 +7,7 @@ the scores. So a sweep that was killed goes on by starting it again, and no tria
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 import statistics
 from collections.abc import Iterator, Sequence
@@ -136,6 +137,7 @@ def _fit(
     )
     need, room = _resources(experiment)
     print(f"sweep: {wanted} trials, {min(room, wanted)} at a time; MLflow {run.uri}, run {run.id}", flush=True)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would say again what Progress says
     tune.Tuner(
         tune.with_resources(tune.with_parameters(trial, **arguments), need),
         param_space=param_space,

@@ -84,7 +84,9 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[Row]:
 
 def has_bf16() -> bool:
     """Whether this machine computes in bf16 itself."""
-    return torch.cuda.is_bf16_supported() if torch.cuda.is_available() else torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    if torch.cuda.is_available():
+        return bool(torch.cuda.is_bf16_supported())
+    return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def _experiment(base: Experiment, *overrides: str) -> Experiment:
