@@ -191,7 +191,7 @@ def throughput_model(
             target = "" if row.target is None else f"{row.target:.2f}"
             memory = "-" if row.memory is None else f"{row.memory:.0f}"
             table.add_row(row.name, row.against, f"{row.cpu:.3f}", target, f"{row.wall:.3f}", memory, f"{row.loss:.6f}")
-        console.print(table)
+        Console(width=max(console.width, 120)).print(table)
         if not has_bf16():
             console.print(f"{BF16}: not run, this processor has no instructions for bf16")
 

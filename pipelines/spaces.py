@@ -24,6 +24,7 @@ from vop.methods import METHODS, overrides_of
 FOLDER = Path(__file__).resolve().parent.parent / "tune_spaces"
 SAMPLERS = ("grid", "random", "tpe")
 FIXED = ("tracking.", "resources.", "seed", "name")  # of no effect on a result, or set by the sweep itself
+PROMPTS = ("text_prompt", "video_prompt", "video_encoder")
 Point = dict[str, Any]  # key of a space -> value
 
 
@@ -142,22 +143,28 @@ def experiment_of(recipe: Tree, point: Mapping[str, Any], seed: int) -> Experime
     """The recipe at a point; raises ConfigError that names a key or value that is not valid."""
     tree = with_value(recipe, "seed", seed)
     for key, value in point.items():
-        for name, one in _settings(tree, key, value):
-            tree = with_value(tree, name, one)
+        if key == "method":
+            tree = _with_method(tree, value)
+            continue
+        for name in key.split(","):
+            tree = with_value(tree, name.strip(), value)
     try:
         return validated(tree)
     except ConfigError as error:
         raise ConfigError(f"{label(point)}: {error}") from None
 
 
-def _settings(tree: Tree, key: str, value: Any) -> Iterator[tuple[str, Any]]:
-    if key != "method":
-        yield from ((name.strip(), value) for name in key.split(","))
-    elif value in METHODS:
-        backbone = validated({"backbone": tree.get("backbone", {})}).backbone
-        yield from overrides_of(value, layers_of_backbone(backbone.name)[1]).items()
-    else:
-        raise ConfigError(f"method: there is no {value!r}; valid names: {', '.join(METHODS)}")
+def _with_method(tree: Tree, method: str) -> Tree:
+    """A recipe with a method's overrides; what it says of prompts is left out where the method has none."""
+    if method not in METHODS:
+        raise ConfigError(f"method: there is no {method!r}; valid names: {', '.join(METHODS)}")
+    backbone = validated({"backbone": tree.get("backbone", {})}).backbone
+    overrides = overrides_of(method, layers_of_backbone(backbone.name)[1])
+    if "tuning.name" in overrides:
+        tree = {section: value for section, value in tree.items() if section not in PROMPTS}
+    for name, value in overrides.items():
+        tree = with_value(tree, name, value)
+    return tree
 
 
 def label(point: Mapping[str, Any]) -> str:

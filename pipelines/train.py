@@ -48,8 +48,9 @@ def run_experiment(experiment: Experiment, tags: Mapping[str, Any] | None = None
     `trial`: in a trial of a sweep, the data that the sweep has prepared. Each epoch's metrics are reported to Ray Tune then,
     and one worker trains in the trial's own process: new ones would spend longer on imports than a small training takes.
 
-    Raises TrackingError for an MLflow server that does not answer, what `prepare` raises, ConfigError for an experiment that does not fit its data or backbone, ResourceError for a
-    cluster that is too small, and what a worker raised. The MLflow run then says FAILED (KILLED for Ctrl-C).
+    Raises TrackingError for an MLflow server that does not answer, what `prepare` raises, ConfigError for an experiment that
+    does not fit its data or backbone, ResourceError for a cluster that is too small, and what a worker raised. The MLflow run
+    then says FAILED (KILLED for Ctrl-C).
     """
     if trial is None:
         check_server(experiment.tracking)

@@ -191,6 +191,7 @@ def _finish(name: str, run: Run, space: Space, points: Sequence[Summary]) -> str
     """Log the points to the sweep's run and register the best one's adapter; returns the model's address."""
     statuses = [status for point in points for status in point.statuses]
     run.log({f"trials/{status.lower()}": statuses.count(status) for status in ("FINISHED", "FAILED", "KILLED", "PRUNED")})
+    run.text("points.csv", csv_text(points, space))
     if not points or points[0].best is None:
         return ""
     best = points[0]
@@ -198,5 +199,4 @@ def _finish(name: str, run: Run, space: Space, points: Sequence[Summary]) -> str
     run.log({f"best/{space.metric}": best.mean, "best/test/t2v/R1": statistics.fmean(best.test)})
     run.tag({"best": label(best.point), "best.run": best.best.id})
     version = Run(run.uri, best.best.id).register(name, "best")
-    run.text("points.csv", csv_text(points, space))
     return f"models:/{name}@best (version {version})"
