@@ -143,14 +143,26 @@ def test_a_changed_space_is_not_resumed(grid: tuple[Path, Settings, sweeps.Swept
 
 
 def test_asha_stops_weak_trials_and_says_so(ray_cluster: None, videos: Path, tmp_path: Path) -> None:
-    space = "SPACE = {'training.learning_rate': tune.grid_search([1e-2, 1e-9, 1e-8, 1e-7, 1e-6, 2e-9])}"
-    wanted = settings(videos, tmp_path, space, asha=True)
+    with (videos / "captions.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    copies = tmp_path / "copies"  # validation on copies of the training clips: an epoch's training shows at once
+    for split in ("train", "val", "test"):
+        (copies / split).parent.mkdir(exist_ok=True)
+        (copies / split).symlink_to(videos)
+    with (copies / "captions.csv").open("w", newline="") as file:
+        table = [[f"{split}/{row['video']}", row["caption"], split] for split in ("train", "val", "test") for row in rows]
+        csv.writer(file).writerows([["video", "caption", "split"], *table])
+    space = "SPACE = {'training.learning_rate': tune.grid_search([1e-2, 1e-9, 2e-9, 3e-9])}\n"
+    wanted = settings(videos, tmp_path, space + "METRIC, MODE = 'val/t2v/MnR', 'min'", asha=True)
+    wanted.recipe["benchmark"]["videos"] = str(copies)
+    wanted.recipe["resources"]["cpus_per_worker"] = 1
     swept = sweeps.start("asha", wanted)
     runs = children(tmp_path, swept)
     pruned = [run for run in runs if "pruned" in run.tags]
-    assert len(runs) == 6 and {run.status for run in runs} <= {"FINISHED", "KILLED"}
+    assert len(runs) == 4 and {run.status for run in runs} == {"FINISHED", "KILLED"}
     assert pruned and all(run.status == "KILLED" and "test/t2v/R1" not in run.metrics for run in pruned)
     assert all(run.status == "FINISHED" for run in runs if run not in pruned)
+    assert {run.tags["pruned"] for run in pruned} == {"by ASHA after epoch 1"}
 
 
 def test_tpe_starts_with_the_papers_points_and_repeats_seeds(ray_cluster: None, videos: Path, tmp_path: Path) -> None:
