@@ -44,7 +44,9 @@ def children(work: Path, swept: sweeps.Swept) -> list[LoggedRun]:
 def grid(ray_cluster: None, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Settings, sweeps.Swept]:
     """Two methods with two seeds, and a point that fails when its model is built."""
     work = tmp_path_factory.mktemp("grid")
-    space = "SPACE = [{'method': tune.grid_search(['VoP', 'Bias']), 'training.learning_rate': tune.grid_search([1e-3, 1e-4])},\n"
+    space = (
+        "SPACE = [{'method': tune.grid_search(['VoP', 'Bias']), 'training.learning_rate': tune.grid_search([1e-3, 1e-4])},\n"
+    )
     space += "         {'video_prompt.depth': tune.grid_search(['11-13'])}]"
     wanted = settings(videos, work, space, seeds=2)
     return work, wanted, sweeps.start("grid", wanted)
@@ -166,7 +168,9 @@ def test_asha_stops_weak_trials_and_says_so(ray_cluster: None, videos: Path, tmp
 
 
 def test_tpe_starts_with_the_papers_points_and_repeats_seeds(ray_cluster: None, videos: Path, tmp_path: Path) -> None:
-    space = "SPACE = {'training.learning_rate': tune.loguniform(1e-6, 1e-2), 'video_prompt.length': tune.grid_search([1, 2, 3])}\n"
+    space = (
+        "SPACE = {'training.learning_rate': tune.loguniform(1e-6, 1e-2), 'video_prompt.length': tune.grid_search([1, 2, 3])}\n"
+    )
     space += "FIRST = [{'training.learning_rate': 5e-3, 'video_prompt.length': 2}]"
     wanted = settings(videos, tmp_path, space, sampler="tpe", samples=2, seeds=2)
     swept = sweeps.start("tpe", wanted)
