@@ -95,7 +95,7 @@ def _trials(space: Space, settings: Settings, recipe: Tree) -> list[tuple[Point,
         points = [*space.first, *points_of(space, "random", 20, first)]
     else:
         points = with_rates(points_of(space, settings.sampler, settings.samples, first), settings.rates or {})
-    trials = [(point, seed) for point in points for seed in range(first, first + settings.seeds)]
+    trials = [(point, seed) for seed in range(first, first + settings.seeds) for point in points]
     for point, seed in trials:
         experiment_of(recipe, point, seed)
     return trials
