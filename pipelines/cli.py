@@ -39,7 +39,7 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    names = ("ConfigError", "BenchmarkError", "FailedVideosError", "ResourceError", "AdapterError", "StoreError")
+    names = ("ConfigError", "BenchmarkError", "FailedVideosError", "ResourceError", "AdapterError", "StoreError", "SubmitError")
     return any(kind.__name__ in names for kind in type(error).__mro__)
 
 
@@ -290,6 +290,20 @@ def doctor(
         console.print(f"training cannot run: {', '.join(broken)}" if broken else "training can run", highlight=False)
         if broken:
             raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    words: Annotated[list[str], typer.Argument(help="after --: a vop command, such as -- train experiments/toy.yaml seed=1")],
+    address: Annotated[str, typer.Option(help="Ray's dashboard; default: RAY_API_SERVER_ADDRESS, else this machine's")] = "",
+    python: Annotated[str, typer.Option(help="the head's interpreter; default: this one on this machine, else `python`")] = "",
+) -> None:
+    """Run a vop command as a job of a Ray cluster: its logs here, its exit code, and Ctrl-C stops it."""
+    with _plain_errors():
+        from pipelines.submit import submit as run
+
+        code = run(words, address, python)
+    raise typer.Exit(code)
 
 
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
