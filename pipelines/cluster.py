@@ -17,7 +17,6 @@ import ray
 
 from vop.config import ResourcesConfig
 
-
 ROLE = "vop-role"  # the label of nodes: decode or train; `ray start --labels`, or `labels` in cluster.yaml
 
 

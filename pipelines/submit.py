@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
-from vop.config import ConfigError, Experiment, load_experiment
+from vop.config import Experiment, load_experiment
 
 if TYPE_CHECKING:
     from ray.job_submission import JobSubmissionClient
