@@ -3,7 +3,7 @@ PYTHON ?= python3.11
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: setup demo test lint format
+.PHONY: setup demo sweep-demo test lint format
 setup: $(VENV)/.installed
 
 $(VENV)/.installed: pyproject.toml constraints.txt
@@ -13,6 +13,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: setup
 	$(BIN)/vop demo
+
+sweep-demo: setup
+	$(BIN)/python -m pipelines.sweep_demo
 
 test: setup
 	$(BIN)/python -m pytest

@@ -42,16 +42,8 @@ def _plain_errors() -> Iterator[None]:
 
 
 def _is_for_the_user(error: Exception) -> bool:
-    names = (
-        "ConfigError",
-        "BenchmarkError",
-        "FailedVideosError",
-        "ResourceError",
-        "AdapterError",
-        "StoreError",
-        "TrackingError",
-    )
-    return any(kind.__name__ in names for kind in type(error).__mro__)
+    """Whether it is an error class of this project: their messages are written for users."""
+    return any(kind.__module__.partition(".")[0] in ("vop", "pipelines") for kind in type(error).__mro__)
 
 
 @app.command()
@@ -117,15 +109,17 @@ def prepare(recipe: Recipe, overrides: Overrides = None) -> None:
 
 @app.command()
 def ui(
-    recipe: Annotated[str, typer.Argument(help="a recipe, for its tracking section")] = "",
+    overrides: Annotated[list[str] | None, typer.Argument(help="a recipe and key=value, both optional")] = None,
     port: Annotated[int, typer.Option()] = 5000,
 ) -> None:
     """Open MLflow on the runs of this folder (in its "Model training" view)."""
     with _plain_errors():
-        from pipelines.tracking import tracking_uri
+        from pipelines.tracking import output_folder, tracking_uri
 
-        uri = tracking_uri(load_experiment(recipe).tracking)
-        os.execvp(sys.executable, [sys.executable, "-m", "mlflow", "ui", "--backend-store-uri", uri, "--port", str(port)])
+        tracking = load_experiment(*_recipe_and_overrides(overrides or [])).tracking
+        command = ["mlflow", "server", "--backend-store-uri", tracking_uri(tracking), "--port", str(port), "--workers", "1"]
+        command += ["--artifacts-destination", str(output_folder(tracking) / "artifacts")]
+        os.execvp(sys.executable, [sys.executable, "-m", *command])
 
 
 @app.command()
@@ -354,6 +348,20 @@ def doctor(
         console.print(f"training cannot run: {', '.join(broken)}" if broken else "training can run", highlight=False)
         if broken:
             raise typer.Exit(1)
+
+
+@app.command()
+def submit(
+    words: Annotated[list[str], typer.Argument(help="after --: a vop command, such as -- train experiments/toy.yaml seed=1")],
+    address: Annotated[str, typer.Option(help="Ray's dashboard; default: RAY_API_SERVER_ADDRESS, else this machine's")] = "",
+    python: Annotated[str, typer.Option(help="the head's interpreter; default: this one on this machine, else `python`")] = "",
+) -> None:
+    """Run a vop command as a job of a Ray cluster: its logs here, its exit code, and Ctrl-C stops it."""
+    with _plain_errors():
+        from pipelines.submit import submit as run
+
+        code = run(words, address, python)
+    raise typer.Exit(code)
 
 
 def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:

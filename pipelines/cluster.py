@@ -19,6 +19,8 @@ import ray
 
 from vop.config import ResourcesConfig
 
+ROLE = "vop-role"  # the label of nodes: decode or train; `ray start --labels`, or `labels` in cluster.yaml
+
 
 class ResourceError(RuntimeError):
     """The cluster is short of something; the message says what is asked for and what there is."""
@@ -94,6 +96,16 @@ def uses_gpu(resources: ResourcesConfig) -> bool:
     return cluster_has("GPU") >= resources.num_workers if resources.use_gpu is None else resources.use_gpu
 
 
-def cluster_has(resource: str) -> float:
-    """How much of a resource ("CPU", "GPU") the whole cluster has."""
-    return float(ray.cluster_resources().get(resource, 0))
+def cluster_has(resource: str, role: str = "") -> float:
+    """How much of a resource ("CPU", "GPU") the whole cluster has, or those of its nodes that work of a role may go to."""
+    return float(sum(node["Resources"].get(resource, 0) for node in (_nodes(role) or _nodes())))
+
+
+def labelled(role: str) -> dict[str, Any]:
+    """What sends Ray's tasks and train workers to nodes labelled `vop-role=ROLE`; nothing where there are none."""
+    return {"label_selector": {ROLE: role}} if _nodes(role) else {}
+
+
+def _nodes(role: str = "") -> list[dict[str, Any]]:
+    """The living nodes, or those of a role."""
+    return [node for node in ray.nodes() if node["Alive"] and (not role or node["Labels"].get(ROLE) == role)]

@@ -18,6 +18,7 @@ import numpy as np
 import ray
 from numpy.typing import NDArray
 
+from pipelines.cluster import labelled
 from pipelines.files import StoreError, read_video
 from pipelines.store import Draw, Images, Mask, opened, read_videos
 from vop.benchmarks import Record
@@ -153,7 +154,7 @@ def stream_decoded(
     Raises StoreError for a video that could be read when the store was prepared and no longer can.
     """
     options = opened(folder).options
-    decode = ray.remote(decoded).options(num_cpus=1, scheduling_strategy="SPREAD")
+    decode = ray.remote(decoded).options(num_cpus=1, scheduling_strategy="SPREAD", **labelled("decode"))
 
     def start(number: int) -> Callable[[], Batch]:
         chosen = [records[video] for video, _ in steps[number]]

@@ -24,7 +24,7 @@ import ray.data
 from pyarrow import fs
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from pipelines.cluster import cluster_has, connected
+from pipelines.cluster import cluster_has, connected, labelled
 from pipelines.files import listed, located, read_video, write_whole
 from pipelines.store import FAILED, SCHEMA, STATUS, coded, read_status, write_manifest
 from vop.benchmarks import Record
@@ -137,7 +137,7 @@ def _kept(record: Record, keep_all: bool) -> bool:
 def _decode(tasks: pa.Table, folder: str, options: dict[str, Any]) -> None:
     with connected():
         most = max(1, SHARD_BYTES // (options["stored"] * options["size"] ** 2 * 3))
-        even = -(-len(tasks) // int(SHARDS_A_CPU * max(1.0, cluster_has("CPU"))))
+        even = -(-len(tasks) // int(SHARDS_A_CPU * max(1.0, cluster_has("CPU", "decode"))))
         videos = min(most, even)
         blocks = [tasks.slice(start, videos) for start in range(0, len(tasks), videos)]
         dataset = ray.data.from_arrow(blocks).map_batches(
@@ -146,6 +146,7 @@ def _decode(tasks: pa.Table, folder: str, options: dict[str, Any]) -> None:
             batch_format="pyarrow",
             fn_kwargs={"folder": folder, "options": options},
             num_cpus=1,
+            **labelled("decode"),
         )
         done, failed, started = 0, 0, time.monotonic()
         with progress() as bar:

@@ -18,7 +18,7 @@ import ray.tune
 import torch
 from ray.tune.integration.ray_train import TuneReportCallback
 
-from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
+from pipelines.cluster import ResourceError, cluster_has, connected, labelled, uses_gpu
 from pipelines.evaluate import Evaluation, evaluate, write_queries
 from pipelines.prepare import Prepared, prepare
 from pipelines.store import read_manifest
@@ -95,6 +95,7 @@ def _train(experiment: Experiment, prepared: Prepared, run: Run, in_trial: bool 
             num_workers=resources.num_workers,
             use_gpu=use_gpu,
             resources_per_worker={"CPU": resources.cpus_per_worker, **({"GPU": 1} if use_gpu else {})},
+            **labelled("train"),
         ),
         run_config=ray.train.RunConfig(
             name=run.id,  # unique: Ray Train would silently resume a name that it knows
@@ -138,15 +139,15 @@ def check_resources(experiment: Experiment) -> bool:
     resources = experiment.resources
     use_gpu = uses_gpu(resources)
     # without a CPU that the workers leave free a training that streams would wait for ever
-    decoding, also = (0, "") if experiment.data.store else (1, " and 1 to decode")
+    decoding, also = (0, "") if experiment.data.store or labelled("decode") else (1, " and 1 to decode")
     needs = {"CPU": resources.num_workers * resources.cpus_per_worker + decoding}
     if use_gpu:
         needs["GPU"] = resources.num_workers
     for name, amount in needs.items():
-        if cluster_has(name) < amount:
+        if cluster_has(name, "train") < amount:
             raise ResourceError(
                 f"the training needs {amount:g} {name} for {resources.num_workers} workers{also}, the cluster has "
-                f"{cluster_has(name):g}: lower resources.num_workers or resources.cpus_per_worker"
+                f"{cluster_has(name, 'train'):g} for it: lower resources.num_workers or resources.cpus_per_worker"
             )
     return use_gpu
 

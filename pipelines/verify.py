@@ -20,7 +20,7 @@ import ray.data
 from rich import box
 from rich.table import Table
 
-from pipelines.cluster import connected
+from pipelines.cluster import connected, labelled
 from pipelines.prepare import progress
 from vop.benchmarks import SPLITS, BenchmarkError, Protocol, Record, Split, find_videos, is_remote, stem_of
 from vop.config import Experiment, kind
@@ -166,7 +166,8 @@ def _on_ray(items: Sequence[str], function: Callable[[str], dict[str, Any]], doi
         return pa.Table.from_pylist([function(item) for item in table["item"].to_pylist()])
 
     blocks = [pa.table({"item": list(items[start : start + BLOCK])}) for start in range(0, len(items), BLOCK)]
-    dataset = ray.data.from_arrow(blocks).map_batches(block, batch_size=None, batch_format="pyarrow", num_cpus=1)
+    options = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 1, **labelled("decode")}
+    dataset = ray.data.from_arrow(blocks).map_batches(block, **options)
     with progress() as bar:
         line = bar.add_task(doing, total=len(items), note="")
         for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):

@@ -19,8 +19,8 @@ import ray  # noqa: F401  (brings psutil)
 import yaml
 from conftest import recipe
 from psutil import NoSuchProcess, Process
-from servers import free_port, mlflow_server
 
+from pipelines.servers import free_port, mlflow_server
 from pipelines.tracking import LoggedRun, Run, find_sweep
 from vop.config import Experiment
 

@@ -1,0 +1,130 @@
+"""cluster.yaml, and that decoding and training go to the nodes that are labelled for them."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+import ray
+import yaml
+from conftest import recipe
+from ray._private.label_utils import validate_label_key, validate_label_value
+from ray.autoscaler._private.util import prepare_config, validate_config
+
+from pipelines.cluster import ROLE, ResourceError, cluster_has, connected, labelled
+from pipelines.train import run_experiment
+from pipelines.verify import verify
+
+CLUSTER = Path(__file__).parents[1] / "cluster.yaml"
+# What Ray's AWS provider reads (ray/autoscaler/_private/aws); its schema lets anything pass.
+PROVIDER = {"type", "region", "availability_zone", "cache_stopped_nodes", "use_internal_ips", "key_pair", "security_group"}
+
+
+def check(config: dict[str, Any]) -> dict[str, Any]:
+    """Ray's own validation, without a cloud, and what it misses; returns the filled-out file."""
+    full = prepare_config(config)
+    validate_config(full)
+    unknown = set(config["provider"]) - PROVIDER
+    assert not unknown, f"unknown in provider: {unknown}"
+    workers = {name: kind for name, kind in full["available_node_types"].items() if name != full["head_node_type"]}
+    for name, kind in workers.items():
+        assert kind.get("min_workers", 0) <= kind["max_workers"] <= full["max_workers"], f"max_workers of {name}"
+        assert (kind.get("labels") or {}).keys() <= {ROLE}, f"labels of {name}"
+    for key, value in [label for kind in workers.values() for label in kind.get("labels", {}).items()]:
+        assert validate_label_key(key) is None and validate_label_value(value) is None
+    for name, kind in full["available_node_types"].items():
+        assert {"InstanceType", "ImageId"} <= kind["node_config"].keys(), name
+    return full
+
+
+def test_cluster_yaml_is_valid() -> None:
+    full = check(yaml.safe_load(CLUSTER.read_text(encoding="utf-8")))
+    kinds = full["available_node_types"]
+    labels = {kind["labels"][ROLE]: kind for kind in kinds.values() if kind.get("labels")}
+    assert labels.keys() == {"decode", "train"}, "the labels that pipelines asks for"
+    assert all(kind["min_workers"] >= 1 for kind in labels.values()), "a label counts where a node has it"
+    assert full["max_workers"] >= sum(kind["max_workers"] for kind in labels.values())
+    for local in full["file_mounts"].values():
+        assert local.startswith("~") or (CLUSTER.parent / local).exists(), local
+    head = "\n".join(full["head_start_ray_commands"])
+    assert "MLFLOW_TRACKING_URI" in head and "mlflow server" in head
+    for commands in (full["head_start_ray_commands"], full["worker_start_ray_commands"]):
+        assert any("ray start" in command and "RAY_AUTH_MODE=token" in command for command in commands)
+    assert any("-c constraints.txt" in command for command in full["setup_commands"])
+
+
+@pytest.mark.parametrize(
+    "mistake",
+    [
+        {"provider": {"type": "aws", "region": "us-west-2", "regoin": "x"}},
+        {"max_workers": 1},
+        {"head_node_type": "boss"},
+        {"setup_command": []},
+    ],
+)
+def test_a_mistake_in_cluster_yaml_is_found(mistake: dict[str, Any]) -> None:
+    config = yaml.safe_load(CLUSTER.read_text(encoding="utf-8"))
+    with pytest.raises((AssertionError, ValueError, jsonschema.ValidationError)):
+        check({**config, **mistake})
+
+
+def test_without_labels_nothing_is_asked_for(ray_cluster: None) -> None:
+    assert labelled("decode") == {} and labelled("train") == {}
+    assert cluster_has("CPU", "decode") == cluster_has("CPU") == ray.cluster_resources()["CPU"]
+
+
+def test_work_goes_to_labelled_nodes(videos: Path, tmp_path: Path) -> None:
+    """A head with CPUs to spare and no label, where everything would go first; a node to decode, a node to train."""
+    from ray.cluster_utils import Cluster
+
+    with (
+        tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder,
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setenv("RAY_AUTH_MODE", "disabled")
+        patch.setenv("RAY_TMPDIR", folder)
+        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": True, "dashboard_port": 0})
+        try:
+            nodes = {role: cluster.add_node(num_cpus=2, labels={ROLE: role}).node_id for role in ("decode", "train")}
+            cluster.wait_for_nodes()
+            environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+            command = [sys.executable, "-c", "import test_cluster; test_cluster.work()", str(videos), str(tmp_path)]
+            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+            assert done.returncode == 0, done.stdout + done.stderr
+        finally:
+            cluster.shutdown()
+    placed = json.loads(done.stdout.splitlines()[-1])
+    assert placed["decoded"] == placed["probed"] == [nodes["decode"]]
+    assert placed["prepared"] == [nodes["decode"]] and placed["trained"] == [nodes["train"]]
+    assert placed["refused"] == "the training needs 3 CPU for 3 workers, the cluster has 2 for it", "not the whole cluster's 8"
+
+
+def work() -> None:
+    """Everything that asks for a label, on the cluster of RAY_ADDRESS; prints {what: the nodes where it ran}."""
+    from ray.util.state import list_actors, list_tasks
+
+    logging.disable(logging.WARNING)
+    changes = ("data.store=false", "training.epochs=1", "resources.num_workers=1", "resources.cpus_per_worker=1")
+    folder, output = Path(sys.argv[1]), Path(sys.argv[2])
+    experiment = recipe(folder, output, *changes)
+    with connected():
+        verify(experiment, output / "verify.parquet")
+        run_experiment(experiment)
+        try:
+            run_experiment(recipe(folder, output, *changes[:-2], "resources.num_workers=3", "resources.cpus_per_worker=1"))
+        except ResourceError as error:
+            refused = str(error).partition(":")[0]
+        tasks = {task.task_id: task for task in list_tasks(detail=True, limit=1000) if task.node_id}
+        actors = [actor for actor in list_actors(detail=True, limit=1000) if "TrainWorker" in actor.class_name]
+    where = {"prepared": "MapBatches(write_shard)", "probed": "MapBatches(block)", "decoded": "decoded"}
+    placed = {what: sorted({task.node_id for task in tasks.values() if task.name == name}) for what, name in where.items()}
+    placed["trained"] = sorted({actor.node_id for actor in actors})
+    print(json.dumps({**placed, "refused": refused, "names": sorted({task.name for task in tasks.values()})}))
