@@ -7,20 +7,14 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich import box
-from rich.console import Console
-from rich.table import Table
 
+from pipelines.terminal import console, print_methods, print_points, print_results, print_rows, print_steps
 from vop.config import ConfigError, load_experiment, raw_tree, validated
 
-if TYPE_CHECKING:
-    from pipelines.tune import Swept
-
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
-console = Console()
 
 Recipe = Annotated[str, typer.Argument(help="a recipe, such as experiments/toy.yaml")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.epochs=3")]
@@ -54,7 +48,7 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
         from pipelines.train import run_experiment
 
         result = run_experiment(experiment)
-        _print_results({experiment.name: result.metrics})
+        print_results({experiment.name: result.metrics})
         console.print(f"adapter {result.adapter}\nMLflow  {result.run.uri}, run {result.run.id}", highlight=False)
 
 
@@ -71,7 +65,7 @@ def evaluate(
 
         experiment = load_experiment(load_adapter(adapter).experiment.tree(), overrides or [])
         evaluation = evaluate_adapter(adapter, experiment, split)
-        _print_results({adapter.name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
+        print_results({adapter.name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
 
 
 @app.command()
@@ -86,7 +80,7 @@ def demo(overrides: Overrides = None) -> None:
 
         with connected():
             results = {e.name: run_experiment(e) for e in (plain, tuned)}
-        _print_results({name: result.metrics for name, result in results.items()})
+        print_results({name: result.metrics for name, result in results.items()})
         last = results[tuned.name]
         console.print(f"adapter {last.adapter}\nMLflow  {last.run.uri}; to compare runs: vop ui", highlight=False)
 
@@ -127,25 +121,8 @@ def methods(overrides: Overrides = None) -> None:
     """List every method with its recipe and what it trains, of ViT-B/32 or of backbone.name=..."""
     with _plain_errors():
         from pipelines.methods import count_methods
-        from vop.methods import paper_key, paper_results
 
-        counts = count_methods(overrides or [])
-        title = f"% of {counts.total:,} parameters; the paper's way of counting: of {counts.paper_total:,}"
-        table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-        columns = ("method", "trained", "%", "paper's way", "%", "paper, ViT-B/32", "learning rate", "recipe")
-        for column in columns:
-            table.add_column(column, justify="left" if column in ("method", "recipe") else "right", no_wrap=True)
-        for name, count in counts.methods.items():
-            printed = paper_results()["msrvtt-9k"].get(paper_key(name), {})
-            table.add_row(
-                *(name, f"{count.trained:,}", f"{100 * count.trained / counts.total:.3f}"),
-                *(f"{count.paper_trained:,}", f"{100 * count.paper_trained / counts.paper_total:.3f}"),
-                f"{printed['params_m']} M, {printed['params_pct']:.3f}%" if "params_m" in printed else "-",
-                f"{count.learning_rate:g}" if count.trained else "-",
-                " ".join(f"{key}={value}" for key, value in count.overrides.items()),
-            )
-        Console(width=max(console.width, 170)).print(table)  # numbers cut off are worse than lines that wrap
-        console.print("The paper's way leaves out CLIP's bare parameters (fused q/k/v and others) and the frame embedding.")
+        print_methods(count_methods(overrides or []))
 
 
 @app.command()
@@ -178,14 +155,7 @@ def throughput_model(
     with _plain_errors():
         from pipelines.throughput.model import BF16, has_bf16, measure
 
-        table = Table(box=box.SIMPLE_HEAD, padding=(0, 1))
-        for column in ("a training step", "against", "CPU time", "target", "time", "peak memory, MiB", "loss"):
-            table.add_column(column, justify="left" if column in ("a training step", "against") else "right")
-        for row in measure(overrides or [], rounds):
-            target = "" if row.target is None else f"{row.target:.2f}"
-            memory = "-" if row.memory is None else f"{row.memory:.0f}"
-            table.add_row(row.name, row.against, f"{row.cpu:.3f}", target, f"{row.wall:.3f}", memory, f"{row.loss:.6f}")
-        Console(width=max(console.width, 120)).print(table)
+        print_steps(measure(overrides or [], rounds))
         if not has_bf16():
             console.print(f"{BF16}: not run, this processor has no instructions for bf16")
 
@@ -201,12 +171,16 @@ def throughput_data(
         from pipelines.throughput.data import measure
         from pipelines.throughput.scale import scale as run_scale
 
-        table = Table(title="throughput data", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-        for column in ("what", "measured", "target", ""):
-            table.add_column(column)
-        for row in run_scale(scale) if scale else measure(clips, rounds):
-            table.add_row(row.what, row.value, row.target, "" if row.met is None else "met" if row.met else "MISSED")
-        console.print(table)
+        print_rows("throughput data", run_scale(scale) if scale else measure(clips, rounds))
+
+
+@throughput.command("sweep")
+def throughput_sweep(recipe: Recipe, overrides: Overrides = None) -> None:
+    """A sweep of six trials against six separate trainings of the same; about half an hour on two cores for toy."""
+    with _plain_errors():
+        from pipelines.throughput.sweep import measure
+
+        print_rows("throughput sweep", measure(recipe, overrides or []))
 
 
 @app.command()
@@ -263,25 +237,7 @@ def tune(
             swept = sweeps.start(
                 name or f"{experiment.name}-{'-'.join(Path(part).stem for part in space.split(','))}", settings
             )
-        _print_points(swept)
-
-
-def _print_points(swept: Swept) -> None:
-    from pipelines.spaces import label
-    from pipelines.sweep import mean_and_std
-
-    table = Table(title=f"sweep {swept.name}", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("point", "seeds", "best on validation", "test t2v R@1", ""):
-        table.add_column(column, justify="left" if column in ("point", "") else "right")
-    for point in swept.points:
-        shown = [
-            "not run" if m is None else f"{m:.1f}" + ("" if s is None else f" ± {s:.1f}")
-            for m, s in map(mean_and_std, (point.scores, point.test))
-        ]
-        others = [status for status in point.statuses if status != "FINISHED"]
-        table.add_row(label(point.point), str(len(point.scores)), *shown, " ".join(others).lower())
-    Console(width=max(console.width, 120)).print(table)
-    console.print(f"best adapter {swept.model}\nMLflow {swept.run.uri}, run {swept.run.id}", highlight=False)
+        print_points(swept)
 
 
 @app.command()
@@ -362,31 +318,6 @@ def submit(
 
         code = run(words, address, python)
     raise typer.Exit(code)
-
-
-def _print_results(results: dict[str, dict[str, float]], split: str = "test") -> None:
-    """A row a run, group of queries and direction; each query is ranked against the whole gallery."""
-    table = Table(title=f"{split}: R@K in percent, ranks from 1", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
-    for column in ("run", "queries", "n", "R@1", "R@5", "R@10", "MdR", "MnR"):
-        table.add_column(column, justify="left" if column in ("run", "queries") else "right", no_wrap=True)
-    for name, metrics in results.items():
-        for group in _groups(metrics, split):
-            for direction in ("t2v", "v2t"):
-                key = f"{split}/{group}{direction}/"
-                values = [f"{metrics[key + m]:.1f}" for m in ("R1", "R5", "R10", "MdR", "MnR")]
-                queries = f"{group.rstrip('/') or 'all'} {direction}"
-                table.add_row(name, queries, f"{metrics[key + 'queries']:.0f}", *values)
-        table.add_section()
-    console.print(table)
-    for name, metrics in results.items():
-        if f"{split}/pair_accuracy" in metrics:
-            console.print(f"{name}: right on {metrics[f'{split}/pair_accuracy']:.1f}% of the time pairs (chance 50)")
-
-
-def _groups(metrics: dict[str, float], split: str) -> list[str]:
-    """ "" for all queries, then "<group>/" for each group; corrected scores (`vop/rescoring.py`) are in the report."""
-    parts = [p for key in metrics if key.endswith("t2v/R1") and not {"dsl", "qbnorm"} & set(p := key.split("/"))]
-    return sorted("/".join(p[1:-2]) + "/" if len(p) > 3 else "" for p in parts if p[0] == split)
 
 
 if __name__ == "__main__":

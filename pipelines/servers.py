@@ -56,7 +56,7 @@ def ray_head(environment: Mapping[str, str], *options: str) -> Iterator[str]:
 
 @contextmanager
 def mlflow_server(folder: Path, port: int, store: str = "") -> Iterator[str]:
-    """An MLflow server for the while, its address; runs in an SQLite file in `folder` or in another store, files in `folder`."""
+    """An MLflow server for the while, its address: runs in an SQLite file of `folder` or in `store`, files in `folder`."""
     folder.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", "mlflow", "server", "--host", "127.0.0.1", "--port", str(port), "--workers", "1"]
     command += ["--backend-store-uri", store or f"sqlite:///{folder}/mlflow.db"]

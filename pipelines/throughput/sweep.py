@@ -1,0 +1,100 @@
+"""`vop throughput sweep`: what a sweep of n trials costs against n separate trainings of the same, in one run."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import tempfile
+import threading
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import ray  # noqa: F401  (brings psutil)
+from psutil import Error, Process
+
+from pipelines.throughput.data import Row
+from pipelines.tracking import LoggedRun, logged_runs
+from vop.config import load_experiment
+
+RATES = (1e-2, 3e-3, 1e-3, 3e-4, 1e-4, 3e-5)
+SPACE = """from ray.tune import grid_search
+SPACE = {{"training.learning_rate": grid_search({})}}
+METRIC, MODE = "val/t2v/R1", "max"
+"""
+EVERY_S = 0.2
+
+
+def measure(recipe: str, overrides: list[str]) -> list[Row]:
+    """Half of the trainings before the sweep, half after it. CPU time is that of whole process trees, Ray's own included."""
+    with tempfile.TemporaryDirectory(prefix="vop-sweep-") as scratch:
+        folder = Path(scratch)
+        fixed = [recipe, *overrides, "resources.num_workers=1", f"data.cache={folder}/cache"]
+        rates = [f"{rate:.0e}" for rate in RATES]
+        (folder / "space.py").write_text(SPACE.format(list(map(float, rates))))
+        spent = {"trainings": 0.0, "sweep": 0.0}
+        _cpu_seconds(["prepare", *fixed])
+
+        def train(some: list[str]) -> None:
+            for rate in some:
+                to = f"tracking.output={folder}/trainings"
+                spent["trainings"] += _cpu_seconds(["train", *fixed, f"training.learning_rate={rate}", to])
+
+        train(rates[: len(rates) // 2])
+        to = f"tracking.output={folder}/sweep"
+        spent["sweep"] += _cpu_seconds(["tune", *fixed, "--space", str(folder / "space.py"), to])
+        train(rates[len(rates) // 2 :])
+        trials = [run for run in _runs(folder / "sweep") if "trial" in run.tags]
+        alone = _runs(folder / "trainings")
+        shards = list((folder / "cache" / "frames").glob("*/frames/*.parquet"))
+        keys = [key for shard in shards for key in pq.read_table(shard, columns=["key"])["key"].to_pylist()]
+        trained = sum(_trained(run) for run in trials)
+        ratio = spent["sweep"] / trained
+        same = sorted(run.metrics["test/t2v/R1"] for run in trials) == sorted(run.metrics["test/t2v/R1"] for run in alone)
+        return [
+            Row("trials of the sweep, separate trainings", f"{len(trials)}, {len(alone)}"),
+            Row("CPU time of the sweep / of the training steps in it", f"{ratio:.2f}", "at most 1.15", ratio <= 1.15),
+            Row(
+                "CPU time of the separate trainings / of the steps in them",
+                f"{spent['trainings'] / sum(map(_trained, alone)):.2f}",
+            ),
+            Row("the sweep / the separate trainings", f"{spent['sweep'] / spent['trainings']:.2f}"),
+            Row("the same test scores", "yes" if same else "no", "yes", same),
+            Row("clips decoded, distinct", f"{len(keys)}, {len(set(keys))}", "the same", len(keys) == len(set(keys))),
+        ]
+
+
+def _runs(output: Path) -> list[LoggedRun]:
+    return logged_runs(load_experiment("", [f"tracking.output={output}"]).tracking)
+
+
+def _trained(run: LoggedRun) -> float:
+    """CPU seconds in the steps of a run."""
+    return run.metrics["train/cpu_seconds"] * float(run.params["training.epochs"])
+
+
+def _cpu_seconds(words: list[str]) -> float:
+    """Run a vop command to its end; CPU seconds of all processes that it started, each as last seen alive."""
+    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], stdout=subprocess.DEVNULL)
+    root, seen, ended = Process(process.pid), dict[tuple[int, float], float](), threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(EVERY_S):
+            try:
+                alive = [root, *root.children(recursive=True)]
+            except Error:
+                return
+            for one in alive:
+                try:
+                    times = one.cpu_times()
+                    seen[one.pid, one.create_time()] = times.user + times.system
+                except Error:
+                    continue
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    code = process.wait()
+    ended.set()
+    watcher.join()
+    if code:
+        raise RuntimeError(f"vop {' '.join(words)} ended with exit code {code}")
+    return sum(seen.values())
