@@ -39,6 +39,7 @@ def connected() -> Iterator[None]:
     address = os.environ.get("RAY_ADDRESS")
     _check_answers(address)
     previous = signal.signal(signal.SIGTERM, _interrupt)
+    os.environ["RAY_OVERRIDE_JOB_RUNTIME_ENV"] = "1"  # a job's environment and ours may have the same MLFLOW_ variables
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _new_address()))
