@@ -43,6 +43,7 @@ def connected() -> Iterator[None]:
     logging.getLogger("ray.data").setLevel(logging.WARNING)
     try:
         ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _new_address()))
+        os.environ.pop("RAY_GCS_SERVER_PORT", None)  # of this cluster alone
         yield
     finally:
         ray.shutdown()
