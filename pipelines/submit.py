@@ -36,49 +36,11 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LIMIT = 100 * 2**20  # bytes that Ray takes as a working directory
 STOPPED = 130
 # In git's notation; Ray leaves out what .gitignore names, too.
-EXCLUDES = (
-    *(
-        ".git",
-        ".venv",
-        "venv",
-        ".env",
-        ".cache",
-        ".*_cache",
-        "__pycache__",
-        "*.egg-info",
-        "build",
-        "dist",
-        ".ipynb_checkpoints",
-    ),
-    *(
-        "/docs",
-        "/tests",
-        "/runs",
-        "/frames",
-        "/data",
-        "/checkpoints",
-        "mlruns",
-        "mlartifacts",
-        "*.db",
-        "*.db-journal",
-        "*.partial",
-    ),
-    *(
-        "*.mp4",
-        "*.avi",
-        "*.mkv",
-        "*.webm",
-        "*.mov",
-        "*.zip",
-        "*.tar",
-        "*.tar.gz",
-        "*.tgz",
-        "*.parquet",
-        "*.pt",
-        "*.pth",
-        "*.log",
-    ),
-)
+EXCLUDES = """
+.git .venv venv .env .cache .*_cache __pycache__ *.egg-info build dist .ipynb_checkpoints
+/docs /tests /runs /frames /data /checkpoints mlruns mlartifacts *.db *.db-journal *.partial
+*.mp4 *.avi *.mkv *.webm *.mov *.zip *.tar *.tar.gz *.tgz *.parquet *.pt *.pth *.log
+""".split()
 
 
 class SubmitError(RuntimeError):
@@ -146,7 +108,7 @@ def make_job(words: list[str], address: str = "", python: str = "") -> Job:
     check_size(PROJECT)
     local = urlsplit(address).hostname in ("127.0.0.1", "localhost", "::1", socket.gethostname())
     entrypoint = [python or (sys.executable if local else "python"), "-m", "pipelines.cli", *words]
-    return Job(address, entrypoint, {"working_dir": str(PROJECT), "excludes": list(EXCLUDES), "env_vars": variables()}, headers)
+    return Job(address, entrypoint, {"working_dir": str(PROJECT), "excludes": EXCLUDES, "env_vars": variables()}, headers)
 
 
 def job_words(words: list[str]) -> list[str]:
@@ -248,7 +210,7 @@ def check_size(folder: Path) -> int:
         if path.is_file():
             sizes[path] = path.stat().st_size
 
-    packaging._dir_travel(folder, [packaging._get_excludes(folder, list(EXCLUDES))], measure, include_gitignore=True)
+    packaging._dir_travel(folder, [packaging._get_excludes(folder, EXCLUDES)], measure, include_gitignore=True)
     total = sum(sizes.values())
     if total > LIMIT:
         largest = sorted(sizes, key=lambda path: -sizes[path])[:5]
