@@ -36,7 +36,24 @@ DEFAULT_ADDRESS = "http://127.0.0.1:8265"
 LIMIT = 100 * 2**20  # bytes that Ray takes as a working directory
 STOPPED = 130
 # In git's notation; Ray leaves out what .gitignore names, too.
-EXCLUDES = [".git", ".venv", "venv", ".env", ".cache", ".*_cache", "__pycache__", "*.egg-info", "build", "dist", ".ipynb_checkpoints", "/docs", "/tests", "/runs", "/frames", "/data", "/checkpoints", "mlruns", "mlartifacts", "*.db", "*.db-journal", "*.partial", "*.mp4", "*.avi", "*.mkv", "*.webm", "*.mov", "*.zip", "*.tar", "*.tar.gz", "*.tgz", "*.parquet", "*.pt", "*.pth", "*.log"]
+EXCLUDES = [
+    *(
+        ".git",
+        ".venv",
+        "venv",
+        ".env",
+        ".cache",
+        ".*_cache",
+        "__pycache__",
+        "*.egg-info",
+        "build",
+        "dist",
+        ".ipynb_checkpoints",
+    ),
+    *("/docs", "/tests", "/runs", "/frames", "/data", "/checkpoints", "mlruns", "mlartifacts", "*.db", "*.db-journal"),
+    *("*.mp4", "*.avi", "*.mkv", "*.webm", "*.mov", "*.zip", "*.tar", "*.tar.gz", "*.tgz", "*.parquet", "*.partial"),
+    *("*.pt", "*.pth", "*.log"),
+]
 
 
 class SubmitError(RuntimeError):
