@@ -27,7 +27,8 @@ def trial(config: dict[str, Any], run: Run, recipe: Tree, metric: str, prepared:
     key = key_of(point, seed)
     for child in run.children(**{TRIAL: key}):
         if is_done(child):
-            for value in Run(run.uri, child.id).history(metric):
+            best = child.metrics.get(f"best/{metric}")  # not there if it was stopped early
+            for value in [*Run(run.uri, child.id).history(metric), *([] if best is None else [best])]:
                 tune.report({metric: value})
             return
         Run(run.uri, child.id).delete()  # what a process left that was killed
