@@ -25,7 +25,7 @@ from pipelines.tracking import LoggedRun, Run, find_sweep
 from vop.config import Experiment
 
 OUTAGE = float(os.environ.get("VOP_OUTAGE", "3"))
-EPOCHS, POINTS = 15, 4
+EPOCHS, POINTS = 15, 6
 SPACE = f"""
 from ray import tune
 SPACE = {{"video_prompt.length": tune.grid_search(list(range(1, {POINTS + 1})))}}
@@ -36,7 +36,9 @@ METRIC, MODE = "val/t2v/R1", "max"
 def test_a_sweep_outlives_a_trial_a_server_and_its_driver(videos: Path, tmp_path: Path) -> None:
     port = free_port()
     address = f"tracking.uri=http://127.0.0.1:{port}"
-    experiment = recipe(videos, tmp_path, "resources.num_workers=1", f"training.epochs={EPOCHS}", address)
+    experiment = recipe(
+        videos, tmp_path, "resources.num_workers=1", "resources.cpus_per_worker=1", f"training.epochs={EPOCHS}", address
+    )
     (tmp_path / "space.py").write_text(SPACE)
     (tmp_path / "recipe.yaml").write_text(yaml.safe_dump(experiment.tree() | {"tuning": {}}))
     start = ["--space", str(tmp_path / "space.py"), "--name", "tough"]
