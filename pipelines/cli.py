@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,12 +12,13 @@ from typing import Annotated
 
 import typer
 
-from pipelines.terminal import console, print_methods, print_points, print_results, print_rows, print_steps
+from pipelines.terminal import console, print_hits, print_methods, print_points, print_results, print_rows, print_steps
 from vop.config import ConfigError, load_experiment, raw_tree, validated
 
 app = typer.Typer(no_args_is_help=True, add_completion=False, pretty_exceptions_enable=False, help=__doc__)
 
 Recipe = Annotated[str, typer.Argument(help="a recipe, such as experiments/toy.yaml")]
+AdapterPlace = Annotated[str, typer.Argument(help="its folder, its MLflow run (the start of the id), or models:/NAME@ALIAS")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as training.epochs=3")]
 
 
@@ -54,18 +56,31 @@ def train(recipe: Recipe, overrides: Overrides = None) -> None:
 
 @app.command()
 def evaluate(
-    adapter: Annotated[Path, typer.Argument(help="the folder of an adapter")],
+    adapter: AdapterPlace,
     overrides: Overrides = None,
     split: Annotated[str, typer.Option(help="train, val or test")] = "test",
 ) -> None:
     """Score a saved adapter: on the benchmark it was trained on, or on another (benchmark.name=... and so on)."""
     with _plain_errors():
         from pipelines.evaluate import evaluate_adapter
-        from vop.adapter import load_adapter
 
-        experiment = load_experiment(load_adapter(adapter).experiment.tree(), overrides or [])
-        evaluation = evaluate_adapter(adapter, experiment, split)
-        print_results({adapter.name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
+        evaluation = evaluate_adapter(adapter, overrides or [], split)
+        print_results({Path(adapter).name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
+
+
+@app.command()
+def search(
+    adapter: AdapterPlace,
+    videos: Annotated[str, typer.Argument(help="a folder of videos, searched at any depth")],
+    texts: Annotated[list[str], typer.Argument(help="texts to search for; also key=value, such as data.cache=/scratch")],
+    top: Annotated[int, typer.Option(min=1, help="videos a text")] = 5,
+) -> None:
+    """Which of your videos fits a text best? The first search decodes and embeds the videos, later ones only new ones."""
+    with _plain_errors():
+        from pipelines.search import search as run
+
+        overrides = [text for text in texts if re.match(r"[a-z_]+(\.[a-z_]+)+=", text)]
+        print_hits(run(adapter, videos, [text for text in texts if text not in overrides], top, overrides))
 
 
 @app.command()

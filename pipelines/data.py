@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import partial
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import ray
@@ -28,6 +28,7 @@ from vop.frames import FrameError
 if TYPE_CHECKING:
     from pipelines.activations import Activations
 
+T = TypeVar("T")
 Pair = tuple[int, int]  # video, and which of its captions
 
 
@@ -139,6 +140,18 @@ def stream(
         yield from _ahead(lambda number: reader.submit(load, number).result, steps, ahead)
 
 
+def stream_videos(folder: str, video_ids: Sequence[str], size: int, ahead: int = 2) -> Iterator[tuple[Images, Mask]]:
+    """Frames and masks of `size` videos at a time, in order, read from the store ahead of use; pinned as in `stream`."""
+    parts = [video_ids[start : start + size] for start in range(0, len(video_ids), size)]
+
+    def load(part: Sequence[str]) -> tuple[Images, Mask]:
+        pixels_BFHWC, mask_BF = read_videos(folder, part)
+        return _pinned(pixels_BFHWC), mask_BF
+
+    with ThreadPoolExecutor(max_workers=1) as reader:
+        yield from _ahead(lambda number: reader.submit(load, parts[number]).result, parts, ahead)
+
+
 def stream_decoded(
     folder: str,
     records: Sequence[Record],
@@ -179,9 +192,9 @@ def decoded(record: Record, options: dict[str, Any], seed: int | None) -> tuple[
     return frames.pixels_FHWC, frames.mask_F
 
 
-def _ahead(start: Callable[[int], Callable[[], Batch]], steps: Sequence[Sequence[Pair]], ahead: int) -> Iterator[Batch]:
-    """The batches of all steps that have pairs; so many of them started before they are asked for."""
-    todo = iter([number for number, pairs in enumerate(steps) if pairs])
+def _ahead(start: Callable[[int], Callable[[], T]], steps: Sequence[Sequence[Any]], ahead: int) -> Iterator[T]:
+    """What all steps that are not empty start; so many of them started before they are asked for."""
+    todo = iter([number for number, step in enumerate(steps) if step])
     started = deque(start(number) for number in islice(todo, ahead))
     while started:
         batch = started.popleft()()

@@ -5,8 +5,9 @@ from __future__ import annotations
 import csv
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -15,19 +16,19 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from pipelines.cluster import connected, uses_gpu
+from pipelines.cluster import ResourceError, cluster_has, connected, uses_gpu
 from pipelines.prepare import prepare
+from pipelines.scoring import VIDEOS, embed, embed_texts, scores
 from pipelines.store import read_manifest, read_videos
-from pipelines.train_loop import embed, scores
+from pipelines.tracking import REGISTERED, download
 from vop.adapter import Adapter, load_adapter, model_of
 from vop.backbone import image_size
 from vop.benchmarks import Record
-from vop.config import Experiment
+from vop.config import ResourcesConfig, load_experiment
 from vop.metrics import retrieval_ranks, top_k
 from vop.model import RetrievalModel
 from vop.rescoring import rescored_metrics
 
-BATCH = 32
 TOP = 10
 BANK = 2000  # training captions for QB-Norm
 
@@ -73,20 +74,34 @@ def embeddings(adapter: Adapter, store: str, records: Sequence[Record]) -> tuple
         {"place": i, "video_id": r.video_id, "captions": list(r.captions), "first_caption": int(firsts[i])}
         for i, r in enumerate(records)
     ]
-    resources = adapter.experiment.resources
-    results = ray.data.from_items(rows, override_num_blocks=-(-len(rows) // BATCH)).map_batches(
+    resources, blocks = adapter.experiment.resources, -(-len(rows) // VIDEOS)
+    workers, use_gpu = _room(resources)
+    results = ray.data.from_items(rows, override_num_blocks=blocks).map_batches(
         Embedder,
         batch_size=None,
         batch_format="pyarrow",
         fn_constructor_args=(adapter, resources.cpus_per_worker),
         fn_kwargs={"store": store},
-        compute=ray.data.ActorPoolStrategy(size=resources.num_workers),
+        compute=ray.data.ActorPoolStrategy(size=min(workers, blocks)),
         num_cpus=resources.cpus_per_worker,
-        num_gpus=1 if uses_gpu(resources) else 0,
+        num_gpus=1 if use_gpu else 0,
     )
     found = {(bool(row["is_video"]), int(row["place"])): row["embedding"] for row in results.iter_rows()}
     text_ME = np.stack([found[False, m] for m in range(firsts[-1])])
     return text_ME, np.stack([found[True, n] for n in range(len(records))])
+
+
+def _room(resources: ResourcesConfig) -> tuple[int, bool]:
+    """How many workers embed, and whether on GPUs: as in training, or fewer where the cluster is smaller."""
+    use_gpu = cluster_has("GPU") >= 1 if resources.use_gpu is None else resources.use_gpu
+    needs = {"CPU": resources.cpus_per_worker, **({"GPU": 1.0} if use_gpu else {})}
+    for name, amount in needs.items():
+        if cluster_has(name) < amount:
+            raise ResourceError(
+                f"the evaluation needs {amount:g} {name} for a worker, the cluster has {cluster_has(name):g}: "
+                "set resources.cpus_per_worker or resources.use_gpu"
+            )
+    return min(resources.num_workers, *(int(cluster_has(name) / amount) for name, amount in needs.items())), use_gpu
 
 
 def evaluate(adapter: Adapter, store: str, split: str = "test", here: bool = False) -> Evaluation:
@@ -94,7 +109,7 @@ def evaluate(adapter: Adapter, store: str, split: str = "test", here: bool = Fal
     records = read_manifest(store, split)
     if here:
         model = model_of(adapter).to("cuda" if torch.cuda.is_available() and uses_gpu(adapter.experiment.resources) else "cpu")
-        text_ME, video_NE = (part.numpy() for part in embed(model, store, records, BATCH))
+        text_ME, video_NE = (part.numpy() for part in embed(model, store, records))
     else:
         with connected():
             text_ME, video_NE = embeddings(adapter, store, records)
@@ -119,22 +134,39 @@ def evaluate(adapter: Adapter, store: str, split: str = "test", here: bool = Fal
     return Evaluation(metrics, queries)
 
 
-@torch.no_grad()
 def querybank(model: RetrievalModel, records: Sequence[Record]) -> torch.Tensor:
     """Unit embeddings [B, E] of at most BANK captions of the training split, evenly spread over it, for QB-Norm."""
     captions = [caption for record in records for caption in record.captions]
     chosen = [captions[i] for i in np.linspace(0, len(captions) - 1, min(BANK, len(captions))).astype(int)]
-    device = model.clip.logit_scale.device
-    parts = [model.encode_text(model.tokenize(chosen[i : i + 256]).to(device)).cpu() for i in range(0, len(chosen), 256)]
-    return torch.cat(parts) if parts else torch.zeros(0, 1)
+    return embed_texts(model, chosen) if chosen else torch.zeros(0, 1)
 
 
-def evaluate_adapter(folder: Path, experiment: Experiment | None = None, split: str = "test") -> Evaluation:
-    """Score a saved adapter on its own benchmark, or on that of another experiment (same backbone and frames)."""
-    adapter = load_adapter(folder)
+def evaluate_adapter(where: str | Path, overrides: Sequence[str] = (), split: str = "test") -> Evaluation:
+    """Score a saved adapter: as it was, or with overrides. Raises as `find_adapter` does."""
+    adapter = find_adapter(where, overrides)
     with connected():
-        prepared = prepare(experiment or adapter.experiment, image_size(adapter.experiment.backbone))
+        prepared = prepare(adapter.experiment, image_size(adapter.experiment.backbone))
         return evaluate(adapter, prepared.folder, split)
+
+
+def find_adapter(where: str | Path, overrides: Sequence[str] = ()) -> Adapter:
+    """An adapter, for other videos, other resources, or weights and caches that lie elsewhere.
+
+    where: its folder, or what MLflow has (see `download`; `tracking....` of the overrides says which MLflow). Another
+    `benchmark.name` begins with the defaults of that benchmark. Raises AdapterError or ConfigError for what is no adapter, and
+    ConfigError for overrides that are not valid; whether tensors and backbone fit is said by `model_of`.
+    """
+    folder = Path(where).expanduser()
+    if str(where).startswith(REGISTERED) or not (folder.exists() or "/" in str(where)):
+        tracking = load_experiment("", [override for override in overrides if override.startswith("tracking.")]).tracking
+        with TemporaryDirectory() as scratch:
+            adapter = load_adapter(download(tracking, str(where), "adapter", Path(scratch))[1])
+    else:
+        adapter = load_adapter(folder)
+    tree = adapter.experiment.tree()
+    if any(override.startswith("benchmark.name=") for override in overrides):
+        tree["benchmark"] = {}
+    return replace(adapter, experiment=load_experiment(tree, overrides))
 
 
 def write_queries(path: Path, queries: Sequence[dict[str, Any]]) -> Path:

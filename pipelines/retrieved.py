@@ -22,7 +22,7 @@ from PIL import Image
 from pipelines.files import StoreError
 from pipelines.prepare import store_folder
 from pipelines.store import opened, read_manifest, read_videos
-from pipelines.tracking import download
+from pipelines.tracking import REGISTERED, download
 from vop.adapter import CARD, load_adapter
 from vop.backbone import image_size
 from vop.config import ConfigError, Experiment, TrackingConfig, validated, with_value
@@ -65,7 +65,7 @@ class Shown:
 
 
 def read_run(where: str, tracking: TrackingConfig) -> Scored:
-    """A run from an adapter's folder, or from MLflow by its id (the start is enough).
+    """A run from an adapter's folder, or from MLflow as `download` finds it.
 
     Raises ConfigError for what is neither, or has no `queries.csv`; AdapterError for a broken adapter.
     """
@@ -74,7 +74,7 @@ def read_run(where: str, tracking: TrackingConfig) -> Scored:
         if not (folder / QUERIES).is_file():
             raise ConfigError(f"{folder} has no {QUERIES}: `vop train` writes it beside the adapter")
         return Scored(folder.name, load_adapter(folder).experiment, read_rankings(folder / QUERIES))
-    if folder.exists() or "/" in where:
+    if folder.exists() or ("/" in where and not where.startswith(REGISTERED)):
         raise ConfigError(f"{where} is not the folder of an adapter ({CARD} is missing); give one, or the id of an MLflow run")
     with TemporaryDirectory() as scratch:
         run, file = download(tracking, where, QUERIES, Path(scratch))

@@ -37,22 +37,10 @@ LIMIT = 100 * 2**20  # bytes that Ray takes as a working directory
 STOPPED = 130
 # In git's notation; Ray leaves out what .gitignore names, too.
 EXCLUDES = [
-    *(
-        ".git",
-        ".venv",
-        "venv",
-        ".env",
-        ".cache",
-        ".*_cache",
-        "__pycache__",
-        "*.egg-info",
-        "build",
-        "dist",
-        ".ipynb_checkpoints",
-    ),
+    *(".git", ".venv", "venv", ".env", ".cache", ".*_cache", "__pycache__", "*.egg-info", "build", "dist"),
     *("/docs", "/tests", "/runs", "/frames", "/data", "/checkpoints", "mlruns", "mlartifacts", "*.db", "*.db-journal"),
     *("*.mp4", "*.avi", "*.mkv", "*.webm", "*.mov", "*.zip", "*.tar", "*.tar.gz", "*.tgz", "*.parquet", "*.partial"),
-    *("*.pt", "*.pth", "*.log"),
+    *("*.pt", "*.pth", "*.log", ".ipynb_checkpoints"),
 ]
 
 
@@ -143,11 +131,8 @@ def job_words(words: list[str]) -> list[str]:
     given = [
         _absolute_override(word) if word in overrides else _absolute_word(word, rest[:place]) for place, word in enumerate(rest)
     ]
-    return [
-        command,
-        *(_inside(recipe) if recipe and word == recipe else word for word in given),
-        *_absolute_paths(experiment, given),
-    ]
+    inside = [_inside(recipe) if recipe and word == recipe else word for word in given]
+    return [command, *inside, *_absolute_paths(experiment, given)]
 
 
 def _inside(recipe: str) -> str:

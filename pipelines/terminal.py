@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING
 from rich import box
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 if TYPE_CHECKING:
     from pipelines.methods import Counts
+    from pipelines.search import Found
     from pipelines.throughput.data import Row
     from pipelines.throughput.model import Row as StepRow
     from pipelines.tune import Swept
@@ -90,6 +92,19 @@ def print_rows(title: str, rows: Iterable[Row]) -> None:
     for row in rows:
         table.add_row(row.what, row.value, row.target, "" if row.met is None else "met" if row.met else "MISSED")
     _print(table)
+
+
+def print_hits(found: Found) -> None:
+    """A row a video that was found, best first, for each text."""
+    for text, hits in found.hits.items():
+        table = Table(title=Text(text, "bold"), title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1))
+        for column in ("", "similarity", "video"):
+            table.add_column(column, justify="left" if column == "video" else "right", overflow="fold")
+        for place, hit in enumerate(hits, start=1):
+            table.add_row(str(place), f"{hit.score:.3f}", Text(hit.video))
+        console.print(table)
+    unread = f", {len(found.prepared.failed)} cannot be read: {found.prepared.report}" if found.prepared.failed else ""
+    console.print(f"{found.videos} videos searched{unread}", highlight=False)
 
 
 def print_points(swept: Swept) -> None:

@@ -252,20 +252,33 @@ def logged_runs(config: TrackingConfig) -> list[LoggedRun]:
     return _search(*_existing(config))
 
 
-def download(config: TrackingConfig, run_id: str, path: str, folder: Path) -> tuple[LoggedRun, Path]:
+REGISTERED = "models:/"
+
+
+def download(config: TrackingConfig, where: str, path: str, folder: Path) -> tuple[LoggedRun, Path]:
     """A run, and one of its artifacts copied into `folder`. ConfigError if there is no such run or artifact.
 
-    run_id: the start of it is enough, if only one run has it.
+    where: a run's id, or the start of it if only one run has it; or `models:/NAME@ALIAS`, the run of a registered model.
     """
+    client, _ = _existing(config)
+    run_id = _registered_run(client, where) if where.startswith(REGISTERED) else where
     found = [run for run in logged_runs(config) if run.id.startswith(run_id)]
     if len(found) != 1:
         raise ConfigError(f"run {run_id}: {len(found)} runs of {tracking_uri(config)} have an id that starts so; give one")
-    client, _ = _existing(config)
     try:
         return found[0], Path(client.download_artifacts(found[0].id, path, str(folder)))
     except (mlflow.exceptions.MlflowException, OSError) as error:
         status = found[0].status
         raise ConfigError(f"run {found[0].id} ({status}) has no artifact {path} that can be read: {error}") from error
+
+
+def _registered_run(client: mlflow.MlflowClient, where: str) -> str:
+    name, _, alias = where.removeprefix(REGISTERED).partition("@")
+    try:
+        return str(client.get_model_version_by_alias(name, alias).run_id)
+    except mlflow.exceptions.MlflowException as error:
+        models = ", ".join(f"{model.name}@{a}" for model in client.search_registered_models() for a in model.aliases)
+        raise ConfigError(f"{where}: no such registered model; there are: {models or 'none'}") from error
 
 
 def log_report(config: TrackingConfig, name: str, tags: Mapping[str, Any], files: list[Path]) -> Run:

@@ -20,14 +20,14 @@ from torch import Tensor
 
 from pipelines.activations import activations_of
 from pipelines.cluster import quiet
-from pipelines.data import Batch, Pair, epoch_batches, share, share_sizes, stream, training_batches
+from pipelines.data import Batch, Pair, epoch_batches, share, share_sizes, training_batches
+from pipelines.scoring import embed, scores
 from pipelines.step import average_gradients, backward
 from pipelines.store import read_manifest
 from pipelines.tracking import Run
 from vop.adapter import Adapter, adapter_of, load_adapter, load_tensors, save_adapter
 from vop.benchmarks import Record
 from vop.config import Experiment, kind, validated
-from vop.metrics import pair_accuracy, retrieval_metrics
 from vop.model import RetrievalModel, build_model
 
 STATE = "training.pt"  # in a checkpoint, beside the best adapter
@@ -155,32 +155,6 @@ def train_epoch(
         "train/cpu_seconds": time.process_time() - cpu,
         "train/pairs_per_second": sum(len(step) for step in steps) / seconds,
     }
-
-
-@torch.no_grad()
-def embed(model: RetrievalModel, store: str, records: Sequence[Record], batch_size: int = 32) -> tuple[Tensor, Tensor]:
-    """Unit embeddings of all captions [M, E] (record by record) and of all videos [N, E], on the CPU."""
-    device = model.clip.logit_scale.device
-    pairs: list[Pair] = [(video, 0) for video in range(len(records))]
-    videos = [
-        model.encode_video(torch.from_numpy(b.pixels_BFHWC).to(device), torch.from_numpy(b.mask_BF).to(device)).cpu()
-        for b in stream(store, records, [pairs[i : i + batch_size] for i in range(0, len(pairs), batch_size)])
-    ]
-    captions = [caption for record in records for caption in record.captions]
-    texts = [model.encode_text(model.tokenize(captions[i : i + 256]).to(device)).cpu() for i in range(0, len(captions), 256)]
-    return torch.cat(texts), torch.cat(videos)
-
-
-def scores(records: Sequence[Record], text_ME: Tensor, video_NE: Tensor) -> dict[str, float]:
-    """All metrics of a split, its groups and its time pairs; keys such as `t2v/R1`, `ordinary/t2v/R1`, `pair_accuracy`."""
-    owner = [i for i, record in enumerate(records) for _ in record.captions]
-    groups = np.asarray([records[i].group for i in owner])
-    metrics = retrieval_metrics(text_ME, video_NE, owner, groups if any(groups) else None)
-    place = {r.video_id: i for i, r in enumerate(records)}
-    opposite = np.asarray([place.get(records[i].opposite, -1) for i in owner])
-    if (opposite >= 0).any():
-        metrics["pair_accuracy"] = pair_accuracy(text_ME, video_NE, owner, opposite)
-    return metrics
 
 
 def _validate(

@@ -1,4 +1,4 @@
-"""What the tests share: one Ray cluster, and a small folder of real videos with its recipe."""
+"""What the tests share: one Ray cluster, a small folder of real videos with its recipe, and a training of it."""
 
 from __future__ import annotations
 
@@ -6,11 +6,15 @@ import csv
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 
 from vop.config import Experiment, load_experiment
 from vop.toy.videos import frames_of, plan, write_video
+
+if TYPE_CHECKING:
+    from pipelines.train import Result
 
 
 @pytest.fixture(scope="session")
@@ -41,6 +45,14 @@ def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     with (folder / "captions.csv").open("w", encoding="utf-8", newline="") as file:
         csv.writer(file).writerows([["video", "caption", "split"], *rows])
     return folder
+
+
+@pytest.fixture(scope="session")
+def trained(ray_cluster: None, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
+    """A finished training of `recipe`."""
+    from pipelines.train import run_experiment
+
+    return run_experiment(recipe(videos, tmp_path_factory.mktemp("trained")))
 
 
 def recipe(videos: Path, work: Path, *overrides: str) -> Experiment:

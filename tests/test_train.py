@@ -22,50 +22,74 @@ from conftest import recipe
 
 from pipelines.cluster import ResourceError
 from pipelines.data import Batch, share, share_sizes
-from pipelines.evaluate import evaluate_adapter
+from pipelines.evaluate import evaluate_adapter, find_adapter
 from pipelines.step import average_gradients, backward
 from pipelines.tracking import tracked_run, tracking_uri
 from pipelines.train import Result, run_experiment
-from vop.config import Experiment, TrainingConfig, load_experiment
+from vop.adapter import AdapterError, load_adapter
+from vop.config import ConfigError, Experiment, TrainingConfig, load_experiment
 from vop.model import build_model
-
-
-@pytest.fixture(scope="module")
-def result(ray_cluster: None, videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Result:
-    return run_experiment(recipe(videos, tmp_path_factory.mktemp("train")))
 
 
 def client_of(experiment: Experiment) -> mlflow.MlflowClient:
     return mlflow.MlflowClient(tracking_uri=tracking_uri(experiment.tracking))
 
 
-def test_a_training_gives_metrics_both_ways(result: Result) -> None:
+def test_a_training_gives_metrics_both_ways(trained: Result) -> None:
     for direction in ("t2v", "v2t"):
-        assert {f"test/{direction}/{m}" for m in ("R1", "R5", "R10", "MdR", "MnR")} <= result.metrics.keys()
-        assert result.metrics[f"test/{direction}/queries"] == 4
+        assert {f"test/{direction}/{m}" for m in ("R1", "R5", "R10", "MdR", "MnR")} <= trained.metrics.keys()
+        assert trained.metrics[f"test/{direction}/queries"] == 4
 
 
-def test_mlflow_has_parameters_history_environment_and_artifacts(result: Result) -> None:
-    client = client_of(result.experiment)
-    run = client.get_run(result.run.id)
+def test_mlflow_has_parameters_history_environment_and_artifacts(trained: Result) -> None:
+    client = client_of(trained.experiment)
+    run = client.get_run(trained.run.id)
     assert run.info.status == "FINISHED"
     assert run.data.params["video_prompt.length"] == "2"
     assert {"commit", "cpu", "seed", "version.torch", "selected_on"} <= run.data.tags.keys()
-    assert [m.step for m in client.get_metric_history(result.run.id, "val/t2v/R1")] == [1, 2]
+    assert [m.step for m in client.get_metric_history(trained.run.id, "val/t2v/R1")] == [1, 2]
     assert run.data.metrics["trainable_parameters"] == 12 * 2 * (64 + 64)
-    assert {a.path for a in client.list_artifacts(result.run.id)} == {"adapter", "queries.csv"}
-    with (result.adapter / "queries.csv").open(encoding="utf-8", newline="") as file:
+    assert {a.path for a in client.list_artifacts(trained.run.id)} == {"adapter", "queries.csv"}
+    with (trained.adapter / "queries.csv").open(encoding="utf-8", newline="") as file:
         assert len(list(csv.DictReader(file))) == 4
 
 
-def test_the_saved_adapter_alone_gives_the_same_metrics(result: Result) -> None:
-    again = evaluate_adapter(result.adapter).metrics
-    assert {f"test/{name}": value for name, value in again.items()} == result.metrics
+def test_the_saved_adapter_alone_gives_the_same_metrics(trained: Result) -> None:
+    again = evaluate_adapter(trained.adapter).metrics
+    assert {f"test/{name}": value for name, value in again.items()} == trained.metrics
 
 
-def test_the_same_seed_gives_the_same_run_with_one_worker(result: Result, videos: Path, tmp_path: Path) -> None:
+def test_an_adapter_is_scored_on_another_benchmark_and_a_smaller_machine(trained: Result) -> None:
+    videos = trained.experiment.benchmark.videos
+    again = evaluate_adapter(
+        trained.adapter, ["benchmark.name=folder", f"benchmark.videos={videos}", "resources.num_workers=64"]
+    )
+    assert {f"test/{name}": value for name, value in again.metrics.items()} == trained.metrics
+    with pytest.raises(ResourceError, match="64 CPU for a worker, the cluster has 2"):
+        evaluate_adapter(trained.adapter, ["resources.cpus_per_worker=64"])
+    assert find_adapter(trained.adapter, ["benchmark.name=toy"]).experiment.benchmark.videos == ""
+
+
+def test_an_adapter_is_found_by_its_run_and_by_its_registered_name(trained: Result) -> None:
+    output = f"tracking.output={trained.experiment.tracking.output}"
+    trained.run.register("the-name", "best")
+    for where in (trained.run.id[:8], "models:/the-name@best"):
+        found = find_adapter(where, [output])
+        assert found.notes["run"] == trained.run.id
+        assert found.experiment == load_adapter(trained.adapter).experiment
+    with pytest.raises(ConfigError, match="there are: the-name@best"):
+        find_adapter("models:/other@best", [output])
+    with pytest.raises(ConfigError, match="0 runs"):
+        find_adapter("nothing", [output])
+    with pytest.raises(AdapterError, match="no/such/folder is not an adapter"):
+        find_adapter("no/such/folder")
+
+
+def test_the_same_seed_gives_the_same_run_with_one_worker(trained: Result, videos: Path, tmp_path: Path) -> None:
     other = run_experiment(recipe(videos, tmp_path, "resources.num_workers=1"))
-    histories = [[m.value for m in client_of(r.experiment).get_metric_history(r.run.id, "train/loss")] for r in (result, other)]
+    histories = [
+        [m.value for m in client_of(r.experiment).get_metric_history(r.run.id, "train/loss")] for r in (trained, other)
+    ]
     np.testing.assert_allclose(histories[0][0], histories[1][0], rtol=1e-3)
     # AdamW makes steps out of rounding where gradients cancel, as those of a clip and its reverse do; one step is compared
     # to 1e-5 in test_two_workers_step_like_one.

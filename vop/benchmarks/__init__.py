@@ -118,6 +118,11 @@ def find_videos(folder: str | Path, names: Iterable[str], extension: str = ".mp4
     return {name: find(name) for name in names}
 
 
+def video_files(folder: str) -> list[str]:
+    """The paths of all files at any depth below `folder` that have a known extension, in order."""
+    return [path for path in _files(folder) if stem_of(os.path.basename(path)) != os.path.basename(path)]
+
+
 def stem_of(name: str) -> str:
     """A file's name without its extension, if that is a known one: the ids of LSMDC hold dots."""
     stem, dot, extension = name.rpartition(".")
