@@ -90,9 +90,11 @@ def train(config: dict[str, Any], worker: Worker) -> Adapter:
         reused.fill(model, rank, workers)
     batches = training_batches(experiment, store, records, todo, progress.step, reused)
     for epoch in range(progress.epoch, experiment.training.epochs):
+        cpu = time.process_time()
         metrics = train_epoch(model, optimizer, schedule, experiment, batches, steps[epoch], rank, workers)
         progress.epoch, progress.step = epoch + 1, progress.step + len(steps[epoch])
         metrics |= _validate(model, experiment, store, validation, rank, workers)
+        metrics["epoch/cpu_seconds"] = time.process_time() - cpu  # of this worker: steps and validation
         score = (metrics["val/t2v/R1"], -metrics["val/t2v/MnR"])
         if score > progress.best_score:
             progress.best_score = score
@@ -134,7 +136,7 @@ def train_epoch(
     workers: int,
 ) -> dict[str, float]:
     """All steps of one epoch; returns the mean loss and the share of time spent waiting for data."""
-    losses, waited, started, cpu = [], 0.0, time.monotonic(), time.process_time()
+    losses, waited, started = [], 0.0, time.monotonic()
     trained = list(model.trainable().values())
     for step in steps:
         sizes = share_sizes(len(step), workers)
@@ -152,7 +154,6 @@ def train_epoch(
         "train/learning_rate": float(schedule.get_last_lr()[0]),
         "train/data_wait_fraction": waited / seconds,
         "train/seconds": seconds,
-        "train/cpu_seconds": time.process_time() - cpu,
         "train/pairs_per_second": sum(len(step) for step in steps) / seconds,
     }
 
