@@ -25,7 +25,7 @@ from pipelines.scoring import embed_texts, embed_videos
 from pipelines.store import content_keys, read_manifest
 from vop.adapter import Adapter, model_of
 from vop.backbone import image_size
-from vop.benchmarks import Record
+from vop.benchmarks import Record, is_remote
 from vop.config import ConfigError
 from vop.metrics import top_k
 from vop.model import RetrievalModel
@@ -58,7 +58,8 @@ def search(where: str | Path, videos: str, texts: Sequence[str], top: int = 5, o
     """
     if not texts or not all(text.strip() for text in texts):
         raise ConfigError("give one or more texts to search for, such as 'a dog jumps over a fence'")
-    gallery = ["benchmark.name=gallery", f"benchmark.videos={videos}", "data.max_failed_fraction=1"]
+    videos = videos if is_remote(videos) else str(Path(videos).expanduser().resolve())
+    gallery = ["benchmark.name=gallery", f"benchmark.videos={json.dumps(videos)}", "data.max_failed_fraction=1"]
     adapter = find_adapter(where, [*overrides, *gallery])
     prepared = prepare(adapter.experiment, image_size(adapter.experiment.backbone))
     records = read_manifest(prepared.folder)

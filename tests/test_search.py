@@ -43,7 +43,7 @@ def adapter(videos: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def gallery(videos: Path, tmp_path: Path) -> Path:
     """Six clips in two folders, a broken one, and a file that is no video."""
-    folder = tmp_path / "gallery"
+    folder = tmp_path / "my: gallery #1"
     (folder / "below here").mkdir(parents=True)
     for number in range(6):
         shutil.copy(videos / f"clip {number}.mp4", folder / ("below here" if number % 2 else "") / f"clip {number}.MP4")
