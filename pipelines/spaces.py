@@ -6,6 +6,7 @@ import hashlib
 import importlib.util
 import json
 import random
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,6 +25,7 @@ from vop.methods import METHODS, overrides_of
 FOLDER = Path(__file__).resolve().parent.parent / "tune_spaces"
 SAMPLERS = ("grid", "random", "tpe")
 FIXED = ("tracking.", "resources.", "seed", "name")  # of no effect on a result, or set by the sweep itself
+METRICS = re.compile(r"val/(pair_accuracy|([^/]+/)?(t2v|v2t)/(R1|R5|R10|MdR|MnR))")
 PROMPTS = ("text_prompt", "video_prompt", "video_encoder")
 Point = dict[str, Any]  # key of a space -> value
 
@@ -76,6 +78,11 @@ def _load(name: str) -> Space:
         raise ConfigError(f"space {name}: MODE must be 'max' or 'min'; found {mode!r}")
     if not isinstance(metric, str) or not metric.startswith("val/"):
         raise ConfigError(f"space {name}: METRIC {metric!r} is not under val/: a sweep never looks at test; write val/t2v/R1")
+    if not METRICS.fullmatch(metric):
+        raise ConfigError(
+            f"space {name}: METRIC {metric!r} is not logged; valid: val/t2v/ or val/v2t/ (or of a group of queries, as in "
+            "val/ordinary/t2v/) with R1, R5, R10, MdR or MnR; val/pair_accuracy"
+        )
     for key in {key for part in parts for key in part}:
         if key.startswith(FIXED):
             raise ConfigError(
@@ -149,9 +156,14 @@ def experiment_of(recipe: Tree, point: Mapping[str, Any], seed: int) -> Experime
         for name in key.split(","):
             tree = with_value(tree, name.strip(), value)
     try:
-        return validated(tree)
+        experiment = validated(tree)
     except ConfigError as error:
         raise ConfigError(f"{label(point)}: {error}") from None
+    if experiment.training.select != "val":
+        raise ConfigError(
+            f"training.select={experiment.training.select}: a sweep never looks at test; leave it out (vop train takes it)"
+        )
+    return experiment
 
 
 def _with_method(tree: Tree, method: str) -> Tree:

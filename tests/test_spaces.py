@@ -89,6 +89,7 @@ def test_rates_of_another_sweep_are_taken_by_method() -> None:
     ("text", "message"),
     [
         ("SPACE = {'a': tune.grid_search([1])}\nMETRIC, MODE = 'test/t2v/R1', 'max'", "'test/t2v/R1' is not under val/"),
+        ("SPACE = {'a': tune.grid_search([1])}\nMETRIC, MODE = 'val/t2v/R01', 'max'", "'val/t2v/R01' is not logged; valid: "),
         ("SPACE = {'a': tune.grid_search([1])}\nMETRIC, MODE = 'val/t2v/R1', 'best'", "MODE must be 'max' or 'min'"),
         ("METRIC, MODE = 'val/t2v/R1', 'max'", "SPACE must be a dictionary"),
         ("SPACE = {'resources.num_workers': tune.grid_search([1])}\nMETRIC, MODE = 'val/t2v/R1', 'max'", "cannot be searched"),
@@ -111,6 +112,7 @@ def test_a_mistyped_name_lists_the_spaces() -> None:
     [
         ({"video_prompt.lenght": 3}, "video_prompt.lenght: unknown key; valid keys at video_prompt: length"),
         ({"method": "VoP^X"}, r"method: there is no 'VoP\^X'; valid names: zero-shot"),
+        ({"training.select": "test"}, "training.select=test: a sweep never looks at test"),
         ({"training.learning_rate": "fast"}, "training.learning_rate=fast: training.learning_rate"),
     ],
 )
