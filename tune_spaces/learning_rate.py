@@ -2,7 +2,7 @@
 
 from ray.tune import grid_search
 
-from vop.methods import METHODS
+from vop.paper.methods import METHODS
 
 SPACE = {
     "method": grid_search([name for name in METHODS if name != "zero-shot"]),

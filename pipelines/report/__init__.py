@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from pipelines.environment import commit
+from pipelines.locations import tracking_uri
 from pipelines.report.ablations import AXES, ablation, context_modules, context_roles, cooperation
 from pipelines.report.cells import Book, Cell, book_of
 from pipelines.report.page import Page, csv_text, html, markdown
@@ -22,9 +24,10 @@ from pipelines.report.tables import (
     table_2,
     value,
 )
-from pipelines.tracking import LoggedRun, Run, commit, log_report, logged_runs, tracking_uri
-from vop.config import ConfigError, Experiment, load_experiment
-from vop.methods import METHODS
+from pipelines.tracking import LoggedRun, Run, log_report, logged_runs
+from vop.config import ConfigError, Experiment, load_experiment, params_of
+from vop.paper.methods import METHODS
+from vop.secrets import masked
 
 
 @dataclass(frozen=True)
@@ -43,13 +46,13 @@ def report(experiment: Experiment, benchmark: str, folder: Path, with_protocol: 
     benchmark. Raises ConfigError where there are no finished runs on `benchmark`.
     """
     runs = logged_runs(experiment.tracking)
-    params = {key: str(value) for key, value in experiment.flat().items()} if with_protocol else None
+    params = params_of(experiment) if with_protocol else None
     book = book_of(runs, params)
     if not any(where == benchmark for where, _ in book.cells):
         known = ", ".join(sorted({where for where, _ in book.cells})) or "none"
         raise ConfigError(f"no finished run on benchmark {benchmark!r} counts here; benchmarks with runs: {known}")
     page = page_of(
-        book, benchmark, [("runs read from", f"{tracking_uri(experiment.tracking)}, {experiment.tracking.experiment}")]
+        book, benchmark, [("runs read from", f"{masked(tracking_uri(experiment.tracking))}, {experiment.tracking.experiment}")]
     )
     folder.mkdir(parents=True, exist_ok=True)
     files = []
@@ -90,7 +93,7 @@ def page_of(book: Book, benchmark: str, facts: Sequence[tuple[str, str]] = ()) -
 
 def _protocol(book: Book, benchmark: str) -> str:
     """What all methods on a benchmark share, as far as it differs from the defaults."""
-    default = {key: str(text) for key, text in load_experiment({"benchmark": {"name": benchmark}}).flat().items()}
+    default = params_of(load_experiment({"benchmark": {"name": benchmark}}))
     differs = [f"{key}={text}" for key, text in sorted(book.protocols[benchmark].items()) if text != default.get(key)]
     return ", ".join(differs) or "the defaults"
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from pipelines.report.cells import DEPTHS, HEADLINE, SPLIT, Book, Cell
-from pipelines.report.tables import METRICS, Section, Value, beside, module_paper, paper_of, paper_value, value
-from vop.methods import METHODS, overrides_of
+from pipelines.report.tables import METRICS, Section, Value, beside, module_paper, paper_of, value
+from vop.config import NOTHING
+from vop.paper.methods import METHODS, overrides_of, paper_value
 
 
 @dataclass(frozen=True)
@@ -81,7 +82,7 @@ def _default(book: Book, benchmark: str, name: str, axis: Axis) -> str:
 
 
 def _shown(text: str, key: str, layers: int) -> str:
-    if key == SPLIT and text == "None":
+    if key == SPLIT and text == NOTHING:
         return str(layers)
     return f"1-{layers}" if key in DEPTHS and text == "all" else text
 

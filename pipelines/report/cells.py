@@ -15,14 +15,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.tracking import LoggedRun
-from vop.backbone import layers_of_backbone
-from vop.config import ConfigError, kind, validated, with_value
-from vop.methods import overrides_of
+from vop.config import NOTHING, ConfigError, kind, params_of, validated, with_value
+from vop.model.architecture import layers_of_backbone
+from vop.paper.methods import overrides_of
 
 HEADLINE = "test/t2v/R1"
-TUNED = ("text_prompt.", "video_prompt.", "video_encoder.", "tuning.")
+TUNED = ("text_prompt.", "video_prompt.", "video_encoder.", "tuning.", "head.")
 PROTOCOL = ("backbone.", "benchmark.", "frames.", "training.")
-FREE = ("frames.decoder", "training.learning_rate", "training.select")
+FREE = ("frames.decoder", "training.learning_rate", "training.head_learning_rate", "training.select")
 DEPTHS = ("text_prompt.depth", "video_prompt.depth")
 SPLIT = "video_encoder.split_layer"
 
@@ -53,8 +53,8 @@ class Entry:
 
     @property
     def trains(self) -> bool:
-        """Zero-shot does not, so its training parameters mean nothing."""
-        return self.params["tuning.name"] != "zero-shot"
+        """Zero-shot CLIP with its own mean does not, so its training parameters mean nothing."""
+        return self.params["tuning.name"] != "zero-shot" or self.params["head.name"] != "mean"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ class Book:
         tree: Mapping[str, Any] = {"backbone": {"name": self.protocols[benchmark]["backbone.name"]}}
         for key, value in overrides.items():
             tree = with_value(tree, key, value)
-        return _only(canonical({key: str(value) for key, value in validated(tree).flat().items()}), TUNED)
+        return _only(canonical(params_of(validated(tree))), TUNED)
 
 
 def book_of(runs: Iterable[LoggedRun], wanted: Params | None = None) -> Book:
@@ -199,15 +199,16 @@ def canonical(params: Mapping[str, str]) -> Params:
 
     "1-12" of 12 layers is "all"; a split after the last layer is no split; a learning rate left open is its default.
     """
-    names = {section: {"name": params[f"{section}.name"]} for section in ("benchmark", "video_prompt", "tuning")}
-    full = {key: str(value) for key, value in validated(names).flat().items()} | dict(params)
+    sections = ("benchmark", "video_prompt", "tuning", "head")
+    names = {section: {"name": params[f"{section}.name"]} for section in sections if f"{section}.name" in params}
+    full = params_of(validated(names)) | dict(params)
     layers = layers_of_backbone(full["backbone.name"])
     for key, count in zip(DEPTHS, layers, strict=True):
         if full[key] == f"1-{count}":
             full[key] = "all"
     if full[SPLIT] == str(layers[1]):
-        full[SPLIT] = "None"
-    if full["training.learning_rate"] == "None":
+        full[SPLIT] = NOTHING
+    if full["training.learning_rate"] == NOTHING:
         full["training.learning_rate"] = str(kind("tuning", full["tuning.name"]).LEARNING_RATE)
     return full
 

@@ -14,6 +14,7 @@ from markupsafe import Markup, escape
 
 from pipelines.report.plots import draw
 from pipelines.report.tables import Section, Value
+from vop.annotations.cells import written
 
 TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 TEMPLATES.filters["minus"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}")
@@ -71,7 +72,7 @@ def csv_text(page: Page) -> str:
         for label, values in section.rows:
             for column, value in zip(section.columns, values, strict=True):
                 if isinstance(value, Value):
-                    writer.writerow([section.slug, label, column, *_csv_cells(value)])
+                    writer.writerow([written(cell) for cell in (section.slug, label, column, *_csv_cells(value))])
     return file.getvalue()
 
 

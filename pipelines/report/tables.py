@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.report.cells import HEADLINE, Book, Cell
-from vop.methods import METHODS, paper_key, paper_results
+from vop.paper.methods import METHODS, paper_key, paper_results, paper_value
 
 PAPER = paper_results()
 PAPER_BENCHMARKS = ("msrvtt-9k", "msrvtt-7k", "didemo", "activitynet", "lsmdc")
@@ -75,13 +75,6 @@ def gain(cell: Cell | None, over: Cell | None, paper: float | None = None) -> Va
         return Value(None, None, paper, "+.1f")
     spread = [std for std in (cell.std(HEADLINE), over.std(HEADLINE)) if std is not None]
     return Value(ours - base, math.hypot(*spread) if len(spread) == 2 else None, paper, "+.1f", (cell, over))
-
-
-def paper_value(benchmark: str, name: str, direction: str = "t2v", metric: str = "R@1") -> float | None:
-    """The paper's number for a method (a name of METHODS, or a key of paper_results.json)."""
-    row = PAPER.get(benchmark, {}).get(name) or PAPER.get(benchmark, {}).get(paper_key(name)) or {}
-    found: float | None = row.get(direction, {}).get(metric)
-    return found
 
 
 def paper_of(benchmark: str) -> str:

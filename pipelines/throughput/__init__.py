@@ -17,13 +17,13 @@ class Cost:
     wall: float
 
 
-def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int) -> dict[str, list[Cost]]:
+def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: bool = True) -> dict[str, list[Cost]]:
     """The cost of each way in each round. All ways run once in every round, after one warm-up round that is not kept.
 
     Shared machines drift: figures of one run, side by side, can be compared; figures of two runs cannot.
     """
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
-    for number in range(rounds + 1):
+    for number in range(0 if warm_up else 1, rounds + 1):
         for name, way in ways.items():
             cpu, wall = _cpu_seconds(), time.monotonic()
             way()

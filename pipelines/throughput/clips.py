@@ -18,7 +18,7 @@ from PIL import Image
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.functional import center_crop, resize, to_tensor
 
-from vop.frames import sample_indices
+from vop.video.frames import sample_indices
 
 WIDTH, HEIGHT, RATE, SECONDS = 640, 360, 30, 15
 BAD = ("empty", "truncated", "not-a-video", "no-video-stream")  # the causes that `spoilt` makes

@@ -1,4 +1,4 @@
-"""`vop throughput data`: the data engine against a bare pool of decoders, against the peers' readers, and its store.
+"""`vop throughput data`: the reader of videos, the data engine against a bare pool of decoders, and its store.
 
 All ways take turns in one run (`interleaved`). CPU time is that of this process with its threads; `prepare` and the pool are
 compared by the clock, because their work is done by other processes: run it on a quiet machine.
@@ -21,14 +21,18 @@ from pathlib import Path
 import numpy as np
 import ray
 
-from pipelines.cluster import cluster_has, connected
-from pipelines.prepare import content_key, index_records, prepare, store_options, tasks_of, write_shard
-from pipelines.store import read_videos
-from pipelines.throughput import Cost, interleaved, median_ratio
+from pipelines.cluster.connect import cluster_has, connected
+from pipelines.data.decode import write_shard
+from pipelines.data.lists import index_records
+from pipelines.data.options import store_options
+from pipelines.data.prepare import prepare
+from pipelines.data.store import read_videos
+from pipelines.data.tasks import content_key, tasks_of
+from pipelines.throughput import Cost, interleaved, median_ratio, readers
 from pipelines.throughput.clips import frame_a_second, fresh, seek_each_frame, write_clip, write_dataset
 from vop.benchmarks import Record
 from vop.config import Experiment, load_experiment
-from vop.frames import read_frames
+from vop.video.frames import read_frames
 
 FRAMES, SIZE = 12, 224
 GOPS = (250, 12)
@@ -37,7 +41,7 @@ CODECS = ("raw", "lz4", "zstd", "jpeg")
 
 
 @dataclass(frozen=True)
-class Row:
+class Measurement:
     """A line of the table: what was measured, its value as text, the target ("" for none), whether it is met."""
 
     what: str
@@ -46,12 +50,13 @@ class Row:
     met: bool | None = None
 
 
-def measure(clips: int, rounds: int) -> list[Row]:
+def measure(clips: int, rounds: int) -> list[Measurement]:
     """All measurements; `clips` go through `prepare` and the pool in each round. Writes only below a scratch folder."""
     with tempfile.TemporaryDirectory(prefix="vop-data-") as scratch:
         folder = Path(scratch)
         sources = [write_clip(folder / f"gop{gop}-{seed}.mp4", seed, gop) for gop in GOPS for seed in (0, 1)]
-        return [*_readers(sources, folder, rounds), *_engine(sources, folder, clips, rounds)]
+        against = [Measurement(*row) for row in readers.rows(readers.compare(readers.write_clips(folder), rounds))]
+        return [*against, *_readers(sources, folder, rounds), *_engine(sources, folder, clips, rounds)]
 
 
 def _experiment(videos: Path, cache: Path, *overrides: str) -> Experiment:
@@ -59,7 +64,7 @@ def _experiment(videos: Path, cache: Path, *overrides: str) -> Experiment:
     return load_experiment(tree, overrides)
 
 
-def _readers(sources: list[Path], folder: Path, rounds: int) -> list[Row]:
+def _readers(sources: list[Path], folder: Path, rounds: int) -> list[Measurement]:
     """One process: our decoding against the peers', and against reading the store."""
     by_gop = {gop: [str(path) for path in sources if f"gop{gop}-" in path.name] for gop in GOPS}
     ways: dict[str, Callable[[], object]] = {}
@@ -76,7 +81,7 @@ def _readers(sources: list[Path], folder: Path, rounds: int) -> list[Row]:
     costs = interleaved(ways, rounds)
     rows = [_against_peer(name, gop, costs) for gop in GOPS for name in peers]
     if not peers:
-        rows.append(Row("peers' readers", "not run: opencv-python-headless is not installed", "at least 2", False))
+        rows.append(Measurement("peers' readers", "not run: opencv-python-headless is not installed", "at least 2", False))
     ours = [Cost(sum(c.cpu for c in all_gops), 0) for all_gops in zip(*(costs[f"ours {gop}"] for gop in GOPS), strict=True)]
     exact = read_videos(stores["raw"], [path.name for path in sources])[0].astype(float)
     for codec, store in stores.items():
@@ -85,14 +90,14 @@ def _readers(sources: list[Path], folder: Path, rounds: int) -> list[Row]:
         size = sum(path.stat().st_size for path in Path(store).rglob("frames/*.parquet")) / len(sources) / 2**20
         what = f"decoding, CPU, over reading the store ({codec}, {size:.2f} MiB a clip, mean pixel error {error:.2f})"
         rows.append(
-            Row(what, f"{times:.0f}x", "at least 30" if codec == "raw" else "", times >= 30 if codec == "raw" else None)
+            Measurement(what, f"{times:.0f}x", "at least 30" if codec == "raw" else "", times >= 30 if codec == "raw" else None)
         )
     return rows
 
 
-def _against_peer(name: str, gop: int, costs: dict[str, list[Cost]]) -> Row:
+def _against_peer(name: str, gop: int, costs: dict[str, list[Cost]]) -> Measurement:
     ratio = median_ratio(costs[f"{name} {gop}"], costs[f"ours {gop}"])
-    return Row(f"{name} (OpenCV), CPU, over ours, GOP {gop}", f"{ratio:.1f}x", "at least 2", ratio >= 2)
+    return Measurement(f"{name} (OpenCV), CPU, over ours, GOP {gop}", f"{ratio:.1f}x", "at least 2", ratio >= 2)
 
 
 def _each(reader: Callable[[str, int, int], object], paths: list[str]) -> None:
@@ -117,7 +122,7 @@ def _read(store: str, names: list[str]) -> None:
             read_videos(store, [name])
 
 
-def _engine(sources: list[Path], folder: Path, clips: int, rounds: int) -> list[Row]:
+def _engine(sources: list[Path], folder: Path, clips: int, rounds: int) -> list[Measurement]:
     """`prepare` end to end on a cluster that is up, against a pool of processes that is up and only decodes."""
     write_dataset(folder / "videos", sources, clips)
     paths = sorted(str(path) for path in (folder / "videos").glob("*.mp4"))
@@ -135,7 +140,7 @@ def _engine(sources: list[Path], folder: Path, clips: int, rounds: int) -> list[
             )
     ratio = median_ratio(costs["pool"], costs["prepare"], "wall")
     what = f"rate of prepare over a pool of {cpus} processes that only decode ({clips} clips, 640x360, GOP 250 and 12)"
-    return [Row(what, f"{ratio:.2f}", "at least 0.9", ratio >= 0.9)]
+    return [Measurement(what, f"{ratio:.2f}", "at least 0.9", ratio >= 0.9)]
 
 
 def niceness() -> int:

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import ray  # noqa: F401  (brings psutil)
 
-from pipelines.prepare import prepare
-from pipelines.store import opened
+from pipelines.data.prepare import prepare
+from pipelines.data.store import opened
 from pipelines.throughput.clips import write_clip, write_dataset
-from pipelines.throughput.data import Row
+from pipelines.throughput.data import Measurement
 from vop.config import load_experiment
 
 SIZE, FRAMES = 64, 12
@@ -49,7 +49,7 @@ class Memory:
             self.worker.append(max(workers, default=0))
 
 
-def scale(clips: int, bad: float = 0.01) -> list[Row]:
+def measure_scale(clips: int, bad: float = 0.01) -> list[Measurement]:
     """Prepare so many clips; all good ones must be stored, all spoilt ones listed by cause, and memory must stay flat."""
     with tempfile.TemporaryDirectory(prefix="vop-scale-") as scratch:
         folder = Path(scratch)
@@ -71,8 +71,8 @@ def scale(clips: int, bad: float = 0.01) -> list[Row]:
         stored, found = len(opened(done.folder).places), dict(Counter(row["error_kind"] for row in done.failed))
     good = clips - sum(causes.values())
     return [
-        Row("clips stored", f"{stored} in {minutes:.1f} min", f"{good}, all the good ones", stored == good),
-        Row("clips listed as unreadable, by cause", _counted(found), _counted(causes), found == causes),
+        Measurement("clips stored", f"{stored} in {minutes:.1f} min", f"{good}, all the good ones", stored == good),
+        Measurement("clips listed as unreadable, by cause", _counted(found), _counted(causes), found == causes),
         _flat("driver", memory.driver),
         _flat("largest worker", memory.worker),
     ]
@@ -82,9 +82,9 @@ def _counted(causes: dict[str, int]) -> str:
     return ", ".join(f"{count} {cause}" for cause, count in sorted(causes.items())) or "none"
 
 
-def _flat(whose: str, seen: list[float]) -> Row:
+def _flat(whose: str, seen: list[float]) -> Measurement:
     """Its peak, and its growth from the first quarter of the run, when all is loaded, to the last."""
     quarters = [max(seen[len(seen) * k // 4 : len(seen) * (k + 1) // 4] or [0]) for k in range(4)]
     growth = quarters[3] - quarters[0]
     value = f"peak {max(seen, default=0):.0f} MiB; by quarters of the run {', '.join(f'{q:.0f}' for q in quarters)}"
-    return Row(f"memory of the {whose}", value, "grows less than 100 MiB", growth < 100)
+    return Measurement(f"memory of the {whose}", value, "grows less than 100 MiB", growth < 100)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import ray  # noqa: F401  (brings psutil)
 from psutil import Error, Process
 
-from pipelines.throughput.data import Row
+from pipelines.throughput.data import Measurement
 from pipelines.tracking import LoggedRun, Run, logged_runs
 from vop.config import load_experiment
 
@@ -24,7 +24,7 @@ METRIC, MODE = "val/t2v/R1", "max"
 EVERY_S = 0.2
 
 
-def measure(recipe: str, overrides: list[str]) -> list[Row]:
+def measure(recipe: str, overrides: list[str]) -> list[Measurement]:
     """Half of the trainings before the sweep, half after it. CPU time is that of whole process trees, Ray's own included."""
     with tempfile.TemporaryDirectory(prefix="vop-sweep-") as scratch:
         folder = Path(scratch)
@@ -50,12 +50,14 @@ def measure(recipe: str, overrides: list[str]) -> list[Row]:
         ratios = {name: seconds / _trained(folder / name) for name, seconds in spent.items()}
         same = sorted(run.metrics["test/t2v/R1"] for run in trials) == sorted(run.metrics["test/t2v/R1"] for run in alone)
         return [
-            Row("trials of the sweep, separate trainings", f"{len(trials)}, {len(alone)}"),
-            Row("CPU time of the sweep / of its epochs", f"{ratios['sweep']:.2f}", "at most 1.15", ratios["sweep"] <= 1.15),
-            Row("CPU time of the separate trainings / of their epochs", f"{ratios['trainings']:.2f}"),
-            Row("the sweep / the separate trainings", f"{spent['sweep'] / spent['trainings']:.2f}"),
-            Row("the same test scores", "yes" if same else "no", "yes", same),
-            Row("clips decoded, distinct", f"{len(keys)}, {len(set(keys))}", "the same", len(keys) == len(set(keys))),
+            Measurement("trials of the sweep, separate trainings", f"{len(trials)}, {len(alone)}"),
+            Measurement(
+                "CPU time of the sweep / of its epochs", f"{ratios['sweep']:.2f}", "at most 1.15", ratios["sweep"] <= 1.15
+            ),
+            Measurement("CPU time of the separate trainings / of their epochs", f"{ratios['trainings']:.2f}"),
+            Measurement("the sweep / the separate trainings", f"{spent['sweep'] / spent['trainings']:.2f}"),
+            Measurement("the same test scores", "yes" if same else "no", "yes", same),
+            Measurement("clips decoded, distinct", f"{len(keys)}, {len(set(keys))}", "the same", len(keys) == len(set(keys))),
         ]
 
 
@@ -70,7 +72,7 @@ def _trained(output: Path) -> float:
 
 def _cpu_seconds(words: list[str]) -> float:
     """Run a vop command to its end; CPU seconds of all processes that it started, each as last seen alive."""
-    process = subprocess.Popen([sys.executable, "-m", "pipelines.cli", *words], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "pipelines", *words], stdout=subprocess.DEVNULL)
     root, seen, ended = Process(process.pid), dict[tuple[int, float], float](), threading.Event()
 
     def watch() -> None:

@@ -4,6 +4,7 @@ Files: `train.json` and `val_1.json` (official), and, if they are there, `train_
 order and hold some ids without captions (15 and 9), which are skipped. Training: 10,009 videos (37,421 sentences). Test:
 val_1, 4,917 videos (17,505 sentences); val_2 is not used. Validation: 500 training videos held out by seed 0
 (`benchmark.validation`). No time window: the whole video. Files: the id, with or without `v_`, any extension, at any depth.
+Evaluation needs `val_1.json` alone.
 """
 
 from __future__ import annotations
@@ -11,19 +12,61 @@ from __future__ import annotations
 from pathlib import Path
 
 from pydantic import Field
+from typing_extensions import TypedDict
 
-from vop.benchmarks import BenchmarkError, Protocol, Record, Split, find_videos, folders, hold_out, read_json, refuse_twice
+from vop.benchmarks import (
+    BenchmarkError,
+    Example,
+    Protocol,
+    Record,
+    Split,
+    find_videos,
+    folders,
+    has_split,
+    hold_out,
+    read_json,
+    refuse_twice,
+)
 from vop.config import BenchmarkConfig
 
 VIDEOS = {"train": 10_009, "test": 4_917}
 SOURCE = "ActivityNet Captions (Krishna et al., ICCV 2017), captions.zip"
 FILES: tuple[tuple[Split, str, str], ...] = (("train", "train.json", "train_ids.json"), ("test", "val_1.json", "val_ids.json"))
 
+CAPTIONS = 'the captions, {"v_...": {"sentences": [...]}}'
+
+
+class _Captions(TypedDict):
+    sentences: list[str]
+
+
+EXAMPLE = Example(
+    {
+        "train.json": """{
+ "v_-aaaaaaaaa1": {
+  "duration": 82.7, "timestamps": [[9, 19.9], [0, 60]], "sentences": ["A man runs.", " He falls. "]
+ },
+ "v_aaaaaaaaaa2": {"duration": 2.0, "timestamps": [[0, 1]], "sentences": ["Rain."]}
+}
+""",
+        "val_1.json": """{
+ "v__aaaaaaaaa3": {"duration": 3.0, "timestamps": [[0, 1]], "sentences": ["Snow.", "It melts."]}
+}
+""",
+        "train_ids.json": '["v_aaaaaaaaaa2", "v_without_cap", "v_-aaaaaaaaa1"]',
+        "val_ids.json": '["v__aaaaaaaaa3", "v_without_ca2"]',
+    },
+    {"validation": 1},
+    optional=("train.json", "train_ids.json", "val_ids.json"),
+)
+
 
 class Config(BenchmarkConfig):
-    """`validation`: training videos held out, by seed 0; 0 trains on all, with training.select=test, as peers do."""
+    """What validates."""
 
-    validation: int = Field(500, ge=0)
+    validation: int = Field(
+        500, ge=0, description="training videos held out, by seed 0; 0 trains on all, with training.select=test, as peers do"
+    )
 
 
 def records(config: Config) -> list[Record]:
@@ -31,7 +74,9 @@ def records(config: Config) -> list[Record]:
     videos, annotations = folders(config)
     found: list[tuple[Split, str, str]] = []
     for split, captions, ids in FILES:
-        paragraphs = _paragraphs(annotations / captions, annotations / ids)
+        if split != "test" and not has_split(annotations / captions, split):
+            continue
+        paragraphs = _paragraphs(annotations / captions, annotations / ids, config.encoding)
         found += [(split, video_id, text) for video_id, text in paragraphs.items()]
     refuse_twice([video_id for _, video_id, _ in found], f"{annotations}/train.json and val_1.json")
     paths = find_videos(videos, [video_id.removeprefix("v_") for _, video_id, _ in found], prefix="v_")
@@ -48,13 +93,12 @@ def protocol(config: Config) -> Protocol:
     return Protocol(videos, videos, "all captions of a video, joined", frames=64, tokens=64, source=SOURCE)
 
 
-def _paragraphs(path: Path, ids_file: Path) -> dict[str, str]:
+def _paragraphs(path: Path, ids_file: Path, encoding: str) -> dict[str, str]:
     """The joined sentences of each id, not stripped."""
-    data = read_json(path, "the captions")
-    try:
-        texts = {video_id: " ".join(entry["sentences"]) for video_id, entry in data.items()}
-        ids = read_json(ids_file, "a list of ids") if ids_file.exists() else list(texts)
-        return {video_id: texts[video_id] for video_id in ids if video_id in texts}
-    except (KeyError, TypeError, AttributeError) as error:
-        expected = f'{{"v_...": {{"sentences": [...]}}}}, and a list of such ids in {ids_file.name}'
-        raise BenchmarkError(f"{path}: expected {expected}: {error!r}") from error
+    entries = read_json(path, CAPTIONS, dict[str, _Captions], encoding)
+    ids = read_json(ids_file, "a list of ids", list[str], encoding) if ids_file.exists() else list(entries)
+    texts = {video_id: " ".join(entries[video_id]["sentences"]) for video_id in ids if video_id in entries}
+    silent = [video_id for video_id, text in texts.items() if not text.strip()]
+    if silent:
+        raise BenchmarkError(f"{path}: no sentence for {len(silent)} videos: {', '.join(silent[:5])}")
+    return texts

@@ -1,6 +1,7 @@
-"""Your own videos: a directory and a CSV with the columns `video`, `caption` and, if you like, `split`.
+"""Your own videos: a directory, and a table with the columns `video`, `caption` and, if you like, `split`.
 
-The directory may be a URI that pyarrow knows (s3://bucket/videos); the CSV is a file on this machine.
+The directory may be a URI that pyarrow knows (s3://bucket/videos); the table is a file on this machine: captions.csv, .tsv,
+.jsonl or .parquet (`vop/annotations/tables.py`).
 
 A video may have several rows, one a caption. Without a split column, a split is made by video with `split_seed`:
 `val_fraction` and `test_fraction` of the videos, the rest for training.
@@ -8,68 +9,89 @@ A video may have several rows, one a caption. Without a split column, a split is
 
 from __future__ import annotations
 
-import csv
+import os
+import posixpath
 import random
+from contextlib import suppress
 from pathlib import Path
 
 from pydantic import Field
 
-from vop.benchmarks import SPLITS, BenchmarkError, Record, Split
+from vop.annotations.tables import read_table
+from vop.benchmarks import BenchmarkError, Record, Split, place_videos, split_of
 from vop.config import BenchmarkConfig
+from vop.places import absolute, is_remote
+
+EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
 class Config(BenchmarkConfig):
-    """`videos`: the directory; `annotations`: the CSV, or the directory of captions.csv (default: `videos`)."""
+    """Your own videos and captions."""
 
-    split_seed: int = 0
-    val_fraction: float = Field(0.1, ge=0, lt=1)
-    test_fraction: float = Field(0.2, ge=0, lt=1)
+    annotations: str = Field("", description="the table of captions, or the directory that holds it; empty: `videos`")
+    split_seed: int = Field(0, description="of the split, where the table has no column `split`")
+    val_fraction: float = Field(0.1, ge=0, lt=1, description="share of the videos that validate, where the table does not say")
+    test_fraction: float = Field(0.2, ge=0, lt=1, description="share of the videos that test, where the table does not say")
 
 
 def records(config: Config) -> list[Record]:
     """One record a video. Raises BenchmarkError naming file, line and what is valid."""
     if not config.videos:
         raise BenchmarkError("benchmark.videos: give the directory of your videos, benchmark.videos=/path/to/videos")
-    remote = "://" in config.videos
-    if remote and not config.annotations:
-        raise BenchmarkError("benchmark.annotations: give the CSV file, on this machine, of the videos at benchmark.videos")
-    folder = Path() if remote else Path(config.videos).expanduser().resolve()
-    table = Path(config.annotations).expanduser() if config.annotations else folder / "captions.csv"
-    if table.is_dir():
-        table /= "captions.csv"
-    for path, what in ((folder, "a directory of videos"), (table, "a CSV with the columns video, caption[, split]")):
-        if not path.exists():
-            raise BenchmarkError(f"{path} does not exist: expected {what}")
+    if is_remote(config.videos) and not config.annotations:
+        raise BenchmarkError("benchmark.annotations: give the table, on this machine, of the videos at benchmark.videos")
+    place = absolute(config.videos)
+    if not is_remote(place) and not Path(place).is_dir():
+        raise BenchmarkError(f"benchmark.videos: {place} does not exist: expected a directory of videos")
+    table = _table(Path(absolute(config.annotations)) if config.annotations else Path(place))
     captions: dict[str, list[str]] = {}
     splits: dict[str, Split] = {}
-    for line, row in enumerate(_rows(table), start=2):
-        video, caption = (row["video"] or "").strip(), (row["caption"] or "").strip()
-        if not video or not caption:
-            raise BenchmarkError(f"{table}, line {line}: video and caption must not be empty")
-        captions.setdefault(video, []).append(caption)
+    for line, row in read_table(table, ("video", "caption"), ("split",), config.encoding):
+        video = _inside(row["video"], f"{table}, line {line}")
+        captions.setdefault(video, []).append(row["caption"])
         if "split" in row:
-            _set_split(splits, video, (row["split"] or "").strip(), f"{table}, line {line}")
+            _set_split(splits, video, row["split"], f"{table}, line {line}")
+    if not captions:
+        raise BenchmarkError(f"{table} has no rows: expected a table with the columns video, caption and, if you like, split")
     splits = splits or _random_splits(sorted(captions), config)
-    place = config.videos.rstrip("/") if remote else str(folder)
-    return [Record(video, f"{place}/{video}", tuple(texts), splits[video]) for video, texts in captions.items()]
+    paths = place_videos(place, captions)
+    _refuse_one_file_in_two_splits(paths, splits)
+    return [Record(video, paths[video], tuple(texts), splits[video]) for video, texts in captions.items()]
 
 
-def _rows(table: Path) -> list[dict[str, str]]:
-    with table.open(encoding="utf-8-sig", newline="") as file:
-        reader = csv.DictReader(file)
-        columns = reader.fieldnames or []
-        unknown = [column for column in columns if column not in ("video", "caption", "split")]
-        if unknown or not {"video", "caption"} <= set(columns):
-            raise BenchmarkError(f"{table}: its columns are {', '.join(columns)}; expected video, caption[, split]")
-        return list(reader)
+def _table(place: Path) -> Path:
+    """The table that a path is, or that lies in the directory."""
+    if not place.is_dir():
+        return place
+    found = [place / f"captions{extension}" for extension in EXTENSIONS if (place / f"captions{extension}").is_file()]
+    if len(found) > 1:
+        names = ", ".join(path.name for path in found)
+        raise BenchmarkError(f"{place} holds {names}: say which is meant, benchmark.annotations={found[0]}")
+    return found[0] if found else place / "captions.csv"
+
+
+def _inside(video: str, where: str) -> str:
+    """A video's name, spelt in the one way that it has: `./a.mp4` is `a.mp4`."""
+    name = posixpath.normpath(video)
+    if name.startswith(("../", "/")) or name in ("..", "."):
+        raise BenchmarkError(f"{where}: {video}: expected the name of a file below the directory of videos")
+    return name
 
 
 def _set_split(splits: dict[str, Split], video: str, split: str, place: str) -> None:
-    known = {name: name for name in SPLITS}
-    if split not in known:
-        raise BenchmarkError(f"{place}: split {split!r}; valid: {', '.join(SPLITS)}")
-    if splits.setdefault(video, known[split]) != split:
+    if splits.setdefault(video, split_of(split, place)) != split:
         raise BenchmarkError(f"{place}: {video} is in two splits, {splits[video]} and {split}")
+
+
+def _refuse_one_file_in_two_splits(paths: dict[str, str], splits: dict[str, Split]) -> None:
+    """Two names may be links to one file."""
+    first: dict[tuple[int, int], str] = {}
+    for video, path in paths.items():
+        with suppress(OSError):
+            status = os.stat(path)
+            other = first.setdefault((status.st_dev, status.st_ino), video)
+            if splits[other] != splits[video]:
+                raise BenchmarkError(f"{other} ({splits[other]}) and {video} ({splits[video]}) are the same file: a leak")
 
 
 def _random_splits(videos: list[str], config: Config) -> dict[str, Split]:

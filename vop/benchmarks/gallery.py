@@ -7,18 +7,25 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from vop.benchmarks import BenchmarkError, Record, is_remote, video_files
+from vop.benchmarks import BenchmarkError, Record, video_files
 from vop.config import BenchmarkConfig
+from vop.places import absolute, as_text, is_remote, readable
 
 
 def records(config: BenchmarkConfig) -> list[Record]:
     """One record a video, called by its path below the folder. Raises BenchmarkError for a folder without videos."""
-    if not config.videos:
-        raise BenchmarkError("benchmark.videos: give the folder of your videos, benchmark.videos=/path/to/videos")
-    folder = config.videos.rstrip("/") if is_remote(config.videos) else str(Path(config.videos).expanduser().resolve())
-    if not is_remote(folder) and not Path(folder).is_dir():
-        raise BenchmarkError(f"benchmark.videos: {folder} is not a directory: expected a folder of videos")
+    folder = folder_of(config.videos)
     paths = video_files(folder)
     if not paths:
         raise BenchmarkError(f"benchmark.videos: no file below {folder} has the extension of a video (.mp4, .avi, .mkv, ...)")
-    return [Record(path.removeprefix(f"{folder}/"), path, (), "test") for path in paths]
+    return [Record(readable(path.removeprefix(f"{folder}/")), as_text(path), (), "test") for path in paths]
+
+
+def folder_of(videos: str) -> str:
+    """The folder of videos, absolute, or its URI. Raises BenchmarkError if it is not given or not there."""
+    if not videos:
+        raise BenchmarkError("benchmark.videos: give the folder of your videos, benchmark.videos=/path/to/videos")
+    folder = absolute(videos)
+    if not is_remote(folder) and not Path(folder).is_dir():
+        raise BenchmarkError(f"benchmark.videos: {folder} is not a directory: expected a folder of videos")
+    return folder

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from vop.prompts import VideoPrompts
@@ -12,10 +13,12 @@ from vop.prompts.position import Config as PositionConfig
 
 
 class Config(PositionConfig):
-    """`module`: the context modelling module; `role`: whether the context makes prompts or replaces the class token."""
+    """Options of VoP^C."""
 
-    module: Literal["bilstm", "lstm", "transformer"] = "bilstm"
-    role: Literal["prompts", "cls"] = "prompts"
+    module: Literal["bilstm", "lstm", "transformer"] = Field("bilstm", description="the context modelling module")
+    role: Literal["prompts", "cls"] = Field(
+        "prompts", description="whether the context makes prompts or replaces the class token"
+    )
 
 
 class ContextModule(nn.Module):

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Self
+
 import torch
 from pydantic import Field, model_validator
 from torch import Tensor, nn
-from typing_extensions import Self
 
 from vop.config import VideoPromptConfig
 from vop.prompts import INIT_STD, VideoPrompts
 
 
 class Config(VideoPromptConfig):
-    """`specific_length` P_s of the `length` prompts belong to one frame position; the others are shared."""
+    """Options of VoP^P."""
 
-    specific_length: int = Field(4, ge=0)
+    specific_length: int = Field(
+        4, ge=0, description="P_s: so many of the `length` prompts belong to one frame position, the others are shared"
+    )
 
     @model_validator(mode="after")
     def _specific_within_length(self) -> Self:

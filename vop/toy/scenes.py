@@ -1,7 +1,8 @@
 """The toy world: what a scene holds, how it is drawn, how it is put into words.
 
-Pure numpy, deterministic from a seed. Stills pre-train the small CLIP (`vop.toy.pretrain`); videos make the `toy` benchmark
-(`vop.toy.videos`). Both draw from the same world, but differ in look and wording, as web images differ from videos.
+Pure numpy, deterministic from a seed. Stills pre-train the small CLIP (`vop.backbones.pretrain`); videos make the
+`toy` benchmark (`vop.toy.videos`). Both draw from the same world, but differ in look and wording, as web images differ from
+videos.
 
 Coordinates: x to the right, y down, the origin in the middle of the picture, the short side of the picture = 1.
 """

@@ -10,10 +10,13 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fractions import Fraction
 from itertools import pairwise
@@ -23,10 +26,13 @@ from pathlib import Path
 import av
 import numpy as np
 from numpy.typing import NDArray
-from rich.progress import track
 
+from vop.claim import claimed
+from vop.messages import Progress
+from vop.places import told
 from vop.toy.scenes import COLORS, LARGE, SHAPES, SMALL, TEXTURES, TONES, Look, Scene, Thing, Words, draw, moved
 
+logger = logging.getLogger(__name__)
 VERSION = "2"  # of what this file writes; it names the cache folder
 SIZES = ((128, 96), (112, 84), (96, 96), (96, 128))  # width, height
 RATES = (15, 20, 24, 25, 30)
@@ -199,33 +205,50 @@ def write_video(path: Path, pictures: Sequence[NDArray[np.uint8]], rate: int) ->
 def _write_clip(task: tuple[Path, Clip]) -> None:
     folder, clip = task
     rate = int(np.random.default_rng(clip.seed + 1).choice(RATES))
-    write_video(folder / f"{clip.video_id}.mp4", frames_of(clip), rate)
+    with told(str(folder)):
+        write_video(folder / f"{clip.video_id}.mp4", frames_of(clip), rate)
+
+
+def toy_folder(root: Path) -> Path:
+    """Where the benchmark is below `root`."""
+    return root / f"toy-{VERSION}"
 
 
 def write_toy(root: Path, clips: tuple[Sequence[Clip], Sequence[Clip]] | None = None) -> Path:
     """Write the benchmark below `root` unless it is there; returns its folder: `videos/` and the annotation files.
 
-    The folder appears whole or not at all, whoever else writes it at the same time.
+    The folder appears whole or not at all; who else wants it waits for it. Raises PlaceError where it cannot be written.
     """
-    folder = root / f"toy-{VERSION}"
+    folder, new = toy_folder(root), not root.exists()
     if folder.is_dir():
         return folder
-    root.mkdir(parents=True, exist_ok=True)
-    train, test = clips or plan()
-    with tempfile.TemporaryDirectory(prefix=".toy-", dir=root) as scratch:
+    try:
+        with claimed(str(root)), told(str(root)):
+            for left in root.glob(".toy-*"):  # of a command that was killed
+                shutil.rmtree(left, ignore_errors=True)
+            if not folder.is_dir():
+                _write_toy(folder, *(clips or plan()))
+    except BaseException:
+        if new:
+            with suppress(OSError):
+                root.rmdir()
+        raise
+    return folder
+
+
+def _write_toy(folder: Path, train: Sequence[Clip], test: Sequence[Clip]) -> None:
+    with tempfile.TemporaryDirectory(prefix=".toy-", dir=folder.parent) as scratch:
         partial = Path(scratch) / folder.name
         (partial / "videos").mkdir(parents=True)
         tasks = [(partial / "videos", clip) for clip in (*train, *test)]
-        with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-            for _ in track(pool.map(_write_clip, tasks, chunksize=8), f"writing {len(tasks)} toy videos", len(tasks)):
-                pass
+        with (
+            ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool,
+            Progress(logger, "writing toy videos", len(tasks)) as progress,
+        ):
+            for _ in pool.map(_write_clip, tasks, chunksize=8):
+                progress.add()
         _write_annotations(partial, train, test)
-        try:
-            partial.rename(folder)
-        except OSError:  # somebody else was first
-            if not folder.is_dir():
-                raise
-    return folder
+        partial.rename(folder)
 
 
 def _write_annotations(folder: Path, train: Sequence[Clip], test: Sequence[Clip]) -> None:

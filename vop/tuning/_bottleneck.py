@@ -10,9 +10,9 @@ from vop.config import TuningConfig
 
 
 class AdapterConfig(TuningConfig):
-    """`bottleneck`: the width between the two linear layers of an adapter."""
+    """Options of an adapter."""
 
-    bottleneck: int = Field(64, ge=1)
+    bottleneck: int = Field(64, ge=1, le=4096, description="the width between an adapter's two linear layers")
 
 
 class Bottleneck(nn.Module):

@@ -5,14 +5,19 @@
 
 from __future__ import annotations
 
-from vop.model import RetrievalModel
+from typing import TYPE_CHECKING
+
+from vop.model.block import put_beside
 from vop.tuning._bottleneck import AdapterConfig, Bottleneck
+
+if TYPE_CHECKING:
+    from vop.model.retrieval import RetrievalModel
 
 LEARNING_RATE = 1e-3
 Config = AdapterConfig
 
 
 def apply(model: RetrievalModel, config: AdapterConfig) -> None:
-    """Register a bottleneck where `vop.block.attend` looks for one; it reads what the attention reads."""
+    """Put a bottleneck beside each layer's attention."""
     for block in (*model.clip.transformer.resblocks, *model.clip.visual.transformer.resblocks):
-        block.attn.parallel = Bottleneck(block.attn.embed_dim, config.bottleneck)
+        put_beside(block.attn, Bottleneck(block.attn.embed_dim, config.bottleneck))

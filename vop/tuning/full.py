@@ -6,8 +6,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vop.config import TuningConfig
-from vop.model import RetrievalModel
+
+if TYPE_CHECKING:
+    from vop.model.retrieval import RetrievalModel
 
 LEARNING_RATE = 1e-6
 

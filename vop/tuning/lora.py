@@ -6,22 +6,26 @@ query and value projections are changed: those rows of CLIP's fused weight, in e
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vop.config import TuningConfig
-from vop.model import RetrievalModel
+
+if TYPE_CHECKING:
+    from vop.model.retrieval import RetrievalModel
 
 LEARNING_RATE = 1e-3
 
 
 class Config(TuningConfig):
-    """`rank` of each change, which is scaled by `alpha` / `rank`."""
+    """Options of LoRA."""
 
-    rank: int = Field(8, ge=1)
-    alpha: float = Field(16.0, gt=0)
+    rank: int = Field(8, ge=1, le=4096, description="of each change of a weight")
+    alpha: float = Field(16.0, gt=0, description="a change is scaled by `alpha` / `rank`")
 
 
 class LowRank(nn.Module):

@@ -6,8 +6,12 @@ On ViT-B/32 122,880 parameters for VoP, 528,384 for VoP^P, 14,257,152 for VoP^C,
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from vop.config import TuningConfig
-from vop.model import RetrievalModel
+
+if TYPE_CHECKING:
+    from vop.model.retrieval import RetrievalModel
 
 LEARNING_RATE = 1e-2
 

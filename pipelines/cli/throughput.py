@@ -1,0 +1,99 @@
+"""The measurements that the documentation quotes."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from pipelines.cli.arguments import Overrides, Recipe
+from pipelines.cli.say import say
+from pipelines.cli.tables import print_rows, print_steps
+from vop.config import load_experiment
+
+commands = typer.Typer(no_args_is_help=True, help=__doc__)
+Output = Annotated[Path | None, typer.Option(help="also write the rows into this file, as JSON")]
+
+
+@commands.command()
+def model(
+    overrides: Overrides = None,
+    rounds: Annotated[int, typer.Option(help="how often each way is timed")] = 5,
+    output: Output = None,
+) -> None:
+    """A training step against the plain way to compute the same, interleaved (ViT-B/32, 4 pairs, 12 frames)."""
+    from pipelines.throughput.model import BF16, frozen_ways, has_bf16, measure
+
+    rows = measure(overrides or [], rounds)
+    print_steps(rows)
+    _write(output, ["model", *(overrides or []), f"--rounds={rounds}"], rows)
+    if not has_bf16():
+        say("{}: not run, this processor has no instructions for bf16", BF16[0])
+    for precision, way in frozen_ways().items():
+        say("frozen linear layers in {}: {}", precision, way)
+
+
+@commands.command()
+def data(
+    clips: Annotated[int, typer.Option(help="clips that go through prepare in each round")] = 120,
+    rounds: Annotated[int, typer.Option(help="rounds that count, after one that does not")] = 3,
+    scale: Annotated[int, typer.Option(help="instead: so many tiny clips through prepare, 1 in 100 of them unreadable")] = 0,
+    output: Output = None,
+) -> None:
+    """Decoding against other readers, the frame store, `prepare` against a bare pool; about fifteen minutes on two cores."""
+    from pipelines.throughput.data import measure
+    from pipelines.throughput.scale import measure_scale
+
+    rows = measure_scale(scale) if scale else measure(clips, rounds)
+    print_rows("throughput data", rows)
+    _write(output, ["data", *([f"--scale={scale}"] if scale else [f"--clips={clips}", f"--rounds={rounds}"])], rows)
+
+
+@commands.command()
+def scores(
+    items: Annotated[int, typer.Option(help="so many texts and as many videos")] = 50_000,
+    rounds: Annotated[int, typer.Option(help="how often what was before is timed, with a fifth of them")] = 1,
+    output: Output = None,
+) -> None:
+    """Ranks both ways, the top ten and both rescorings, against what was before; one thread, about five minutes."""
+    from pipelines.throughput.scores import measure
+
+    rows = measure(items, rounds)
+    print_rows("throughput scores", rows)
+    _write(output, ["scores", f"--items={items}", f"--rounds={rounds}"], rows)
+
+
+@commands.command()
+def heads(
+    items: Annotated[int, typer.Option(help="so many texts and as many videos")] = 1000,
+    rounds: Annotated[int, typer.Option(help="how often each head is timed")] = 3,
+    output: Output = None,
+) -> None:
+    """Scores of each head against a dot product, X-Pool against its plain form; one thread, about five minutes."""
+    from pipelines.throughput.heads import measure
+
+    rows = measure(items, rounds)
+    print_rows("throughput heads", rows)
+    _write(output, ["heads", f"--items={items}", f"--rounds={rounds}"], rows)
+
+
+@commands.command()
+def sweep(recipe: Recipe, overrides: Overrides = None, output: Output = None) -> None:
+    """A sweep of six trials against six separate trainings of the same; about half an hour on two cores for toy."""
+    load_experiment(recipe, overrides or [])
+    from pipelines.throughput.sweep import measure
+
+    rows = measure(recipe, overrides or [])
+    print_rows("throughput sweep", rows)
+    _write(output, ["sweep", recipe, *(overrides or [])], rows)
+
+
+def _write(output: Path | None, words: Sequence[str], rows: Sequence[Any]) -> None:
+    if output:
+        from pipelines.report.results import write_rows
+
+        write_rows(output, shlex.join(["vop", "throughput", *words]), (asdict(row) for row in rows))

@@ -1,0 +1,126 @@
+"""Where runs are, and which of them a user means: known without MLflow and torch, whose imports take seconds."""
+
+from __future__ import annotations
+
+import os
+import re
+import socket
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from vop.config import ConfigError, TrackingConfig
+from vop.errors import AdapterError, VopError
+
+REGISTERED = "models:/"
+PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of servers that keep runs
+NAMED = re.compile(r"[^/:'\"`\\\x00-\x1f\x7f]{1,200}")
+
+
+class TrackingError(VopError, RuntimeError):
+    """A place for runs that cannot be used, such as a server that does not answer; the message says which and why."""
+
+
+def output_folder(config: TrackingConfig) -> Path:
+    """Where runs, adapters and the default tracking database are. Raises ConfigError for an address."""
+    if "://" in config.output:
+        raise ConfigError(
+            f"tracking.output: {config.output} is no folder; give one that all machines share (checkpoints and adapters are "
+            "not kept on object storage); where MLflow is says tracking.uri"
+        )
+    try:
+        return Path(os.path.expanduser(config.output)).resolve()
+    except (OSError, RuntimeError) as error:  # links that go round in a circle
+        raise ConfigError(f"tracking.output: {config.output}: {error}") from error
+
+
+def checkpoint_folder(config: TrackingConfig, run_id: str) -> Path:
+    """Where a training keeps its last checkpoint, until its run has FINISHED."""
+    return output_folder(config) / "checkpoints" / run_id
+
+
+def tracking_uri(config: TrackingConfig) -> str:
+    """The recipe's address, else MLFLOW_TRACKING_URI, else an SQLite file in the output folder (absolute path)."""
+    return config.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{output_folder(config)}/mlflow.db"
+
+
+def sqlite_file(uri: str) -> Path | None:
+    """The file of an SQLite address; None for other addresses. ConfigError where MLflow would not find it."""
+    if not uri.startswith("sqlite:"):
+        return None
+    path = uri.removeprefix("sqlite:///")
+    if path == uri or not path or path == ":memory:":
+        raise ConfigError(
+            f"tracking.uri: {uri} names no file; valid: sqlite:///relative/mlflow.db or sqlite:////absolute/mlflow.db"
+        )
+    if "?" in path or "%" in path:  # SQLAlchemy's versions disagree on what they mean
+        raise ConfigError(f"runs cannot be kept in {path}: an SQLite address has no ? and no %; rename the folder")
+    return Path(path)
+
+
+def partial_files(file: Path) -> list[Path]:
+    """What makers of a database have left beside it; one that lives holds the lock."""
+    return [path for path in file.parent.iterdir() if path.name.startswith(f"{file.name}.") and ".partial" in path.suffixes[-1]]
+
+
+def check_address(uri: str) -> None:
+    """Raise ConfigError for an address of a kind in which MLflow keeps no runs."""
+    try:
+        scheme, host = urlsplit(uri).scheme.partition("+")[0], urlsplit(uri).hostname
+    except ValueError as error:
+        raise ConfigError(f"tracking.uri: {uri}: {error}") from error
+    if scheme in ("http", "https") and not host:
+        raise ConfigError(f"tracking.uri: {uri} names no server; valid: http://server:5000")
+    if scheme in ("", "file") and uri != "databricks" and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+        raise ConfigError(
+            f"tracking.uri: {uri} is a folder, in which MLflow keeps runs no longer; valid: sqlite:////path/mlflow.db, "
+            "http://server, postgresql://server/database (mlflow migrate-filestore takes old runs along)"
+        )
+    sqlite_file(uri)
+
+
+def check_server(config: TrackingConfig) -> None:
+    """Raise TrackingError, within seconds, if there is a server to log to and it does not answer; as `check_address` does.
+
+    A server that goes away later is waited for.
+    """
+    check_address(tracking_uri(config))
+    uri = urlsplit(tracking_uri(config))
+    port = PORTS.get(uri.scheme.partition("+")[0])
+    if port is None or not uri.hostname:  # a file, or a socket in one
+        return
+    where = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
+    try:
+        socket.create_connection((uri.hostname, uri.port or port), timeout=5).close()
+    except (OSError, ValueError) as error:  # ValueError: a port that is no number
+        place = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}"
+        raise TrackingError(f"{where}: no MLflow server answers at {place} ({error})") from error
+
+
+def check_runs(config: TrackingConfig) -> None:
+    """Raise ConfigError where there is no database of runs yet, TrackingError as `check_server` does."""
+    check_server(config)
+    file = sqlite_file(tracking_uri(config))
+    if file and not file.is_file():
+        raise ConfigError(f"tracking.output: there are no runs yet, {tracking_uri(config)} does not exist")
+
+
+def check_name(name: str) -> None:
+    """Raise ConfigError for a name that a sweep cannot have, since MLflow's registry or its filters do not take it."""
+    if not NAMED.fullmatch(name) or name != name.strip() or name in (".", ".."):
+        raise ConfigError(
+            f"{name!r} is no name for a sweep; valid: 1 to 200 printable characters, without / : \\ and quotes, "
+            "no space at its ends"
+        )
+
+
+def adapter_folder(where: str | Path) -> Path | None:
+    """The folder of an adapter; None for what MLflow has (a run, `models:/NAME@ALIAS`). AdapterError if it is not there."""
+    folder = Path(os.path.expanduser(where))
+    if str(where).startswith(REGISTERED) or not (folder.exists() or "/" in str(where)):
+        return None
+    if not folder.is_dir():
+        raise AdapterError(
+            f"{where} is not an adapter: there is no such folder; give an adapter's folder, an MLflow run (the start of "
+            f"its id), or {REGISTERED}NAME@ALIAS"
+        )
+    return folder

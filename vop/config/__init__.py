@@ -1,0 +1,65 @@
+"""A run in words: `experiment` says what there is to say, `load` reads it, `kinds` finds the file that a name stands for.
+
+YAML recipe -> raw tree -> dotted overrides -> Experiment (validated once) -> JSON for Ray, flat dotted keys for MLflow.
+Importing this package pulls in neither torch nor ray; only the file of a chosen kind (`vop/prompts/context.py` for
+`video_prompt.name=context`) is imported when an experiment that names it is validated.
+"""
+
+from vop.config.experiment import (
+    BackboneConfig,
+    BenchmarkConfig,
+    DataConfig,
+    Experiment,
+    FramesConfig,
+    HeadConfig,
+    PromptConfig,
+    ResourcesConfig,
+    Section,
+    TextPromptConfig,
+    TrackingConfig,
+    TrainingConfig,
+    Tree,
+    TuningConfig,
+    VideoEncoderConfig,
+    VideoPromptConfig,
+    layers_of,
+)
+from vop.config.kinds import PACKAGES, ConfigError, config_of, kind, kinds
+from vop.config.load import is_override, load_experiment, raw_tree, recipe_file, recipe_words, recipes, validated, with_value
+from vop.config.params import NOTHING, params_of, read_params
+
+__all__ = [
+    "NOTHING",
+    "PACKAGES",
+    "BackboneConfig",
+    "BenchmarkConfig",
+    "ConfigError",
+    "DataConfig",
+    "Experiment",
+    "FramesConfig",
+    "HeadConfig",
+    "PromptConfig",
+    "ResourcesConfig",
+    "Section",
+    "TextPromptConfig",
+    "TrackingConfig",
+    "TrainingConfig",
+    "Tree",
+    "TuningConfig",
+    "VideoEncoderConfig",
+    "VideoPromptConfig",
+    "config_of",
+    "is_override",
+    "kind",
+    "kinds",
+    "layers_of",
+    "load_experiment",
+    "params_of",
+    "raw_tree",
+    "read_params",
+    "recipe_file",
+    "recipe_words",
+    "recipes",
+    "validated",
+    "with_value",
+]

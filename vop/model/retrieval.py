@@ -1,0 +1,148 @@
+"""RetrievalModel: a CLIP with prompts, from pixels and token ids to the rows that its head keeps."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import torch
+from torch import Tensor, nn
+
+from vop.config import ConfigError, Experiment, kind
+from vop.model.architecture import caption_tokens
+from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
+from vop.model.block import checkpointed, run_block
+from vop.model.head import build_head
+from vop.model.text_encoder import TextEncoder
+from vop.model.video_encoder import VideoEncoder
+
+
+class RetrievalModel(nn.Module):
+    """The frozen CLIP (`clip`), the prompts (`text`, `video`), whatever a tuning protocol adds or unfreezes, and the head.
+
+    `stages` and `head` make rows of embeddings (`vop/model/head.py`): with the default head unit embeddings [E].
+    """
+
+    mean_C: Tensor
+    std_C: Tensor
+
+    def __init__(self, backbone: Backbone, experiment: Experiment):
+        super().__init__()
+        self.clip = backbone.clip
+        self.backbone = backbone
+        self.frames = experiment.frames.count
+        run = checkpointed if experiment.training.checkpointing else run_block
+        self.text = TextEncoder(self.clip, experiment.text_prompt, run)
+        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, run)
+        self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
+        if self.head.tokens and experiment.text_prompt.suffix:
+            raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
+        self.register_buffer("mean_C", torch.tensor(backbone.mean) * 255, persistent=False)
+        self.register_buffer("std_C", torch.tensor(backbone.std) * 255, persistent=False)
+
+    def tokenize(self, captions: list[str]) -> Tensor:
+        """Token ids [M, T] of captions, cut so that prompts and caption fit the context; the end token is kept."""
+        return self.backbone.tokenize(captions, self.backbone.context_length - self.text.shift)
+
+    def encode_text(self, tokens_BT: Tensor) -> Tensor:
+        """Token ids -> the head's rows [B, S], fp32; of the default head unit embeddings [B, E]."""
+        text_BTE = self.text(self.clip, tokens_BT, self.head.tokens).float()
+        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), tokens_BT.argmax(dim=1)
+        with torch.autocast(text_BTE.device.type, enabled=False):
+            return self.head.text_rows(text_BTE, place_T <= end_B[:, None])
+
+    def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
+        """uint8 frames, and a mask that is False where a frame is padding -> the head's rows [B, R], fp32.
+
+        Of the default head they are unit embeddings [B, E] (`vop/heads/mean.py`).
+        """
+        return self.encode_activations(self.activations(pixels_BFHWC), mask_BF)
+
+    def activations(self, pixels_BFHWC: Tensor) -> Tensor:
+        """The part of `encode_video` that training does not change: what enters visual layer `frozen_layers`, [B, F, L, D]."""
+        frames = pixels_BFHWC.shape[1]
+        if frames != self.frames:
+            raise ValueError(f"the model was built for {self.frames} frames a video, these have {frames}")
+        pixels_NHWC = (pixels_BFHWC.flatten(0, 1).float() - self.mean_C) / self.std_C
+        tokens_NLD = self.video.lower(self.clip, pixels_NHWC.permute(0, 3, 1, 2), frames, self.frozen_layers)
+        return torch.as_tensor(tokens_NLD.unflatten(0, (-1, frames)))
+
+    def encode_activations(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
+        """The rest of `encode_video`: `activations` -> the head's rows [B, R], fp32."""
+        tokens_NLD, frames = tokens_BFLD.flatten(0, 1), tokens_BFLD.shape[1]
+        frames_BFE = self.video.upper(self.clip, tokens_NLD, frames, self.frozen_layers).float()
+        with torch.autocast(frames_BFE.device.type, enabled=False):
+            for stage in self.stages.values():
+                frames_BFE = stage(frames_BFE, mask_BF)
+            return self.head.video_rows(frames_BFE, mask_BF)
+
+    @cached_property
+    def frozen_layers(self) -> int:
+        """How many visual layers lie below everything that is trained."""
+        visual, video = self.clip.visual, self.video
+        blocks = visual.transformer.resblocks
+        stem = (visual.conv1, visual.ln_pre, visual.class_embedding, visual.positional_embedding)
+        if any(parameter.requires_grad for part in stem for parameter in _parameters(part)):
+            return 0
+        prompted = {*video.below, *video.above, *range(video.split, len(blocks))}
+        touched = (i for i, block in enumerate(blocks) if i in prompted or any(p.requires_grad for p in block.parameters()))
+        return next(touched, len(blocks))
+
+    def forward(self, pixels_BFHWC: Tensor, mask_BF: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
+        """The rows of texts and videos of B pairs: ([B, S], [B, R])."""
+        return self.encode_text(tokens_BT), self.encode_video(pixels_BFHWC, mask_BF)
+
+    @property
+    def scale(self) -> Tensor:
+        """exp(logit_scale). Not clamped: OpenAI's weights stand at the limit of 100, where a clamp has no gradient."""
+        return torch.as_tensor(self.clip.logit_scale.exp())
+
+    @property
+    @torch.no_grad()
+    def video_width(self) -> int:
+        """How many numbers the head keeps of a video: R."""
+        frames_BFE = torch.ones(1, self.frames, self.clip.visual.proj.shape[1], device=self.mean_C.device)
+        mask_BF = torch.ones_like(frames_BFE[..., 0], dtype=torch.bool)
+        return self.head.video_rows(frames_BFE, mask_BF).shape[1]
+
+    def trainable(self) -> dict[str, nn.Parameter]:
+        """The parameters that are trained, by name."""
+        return {name: p for name, p in self.named_parameters() if p.requires_grad and p.numel()}
+
+    def count_trainable(self) -> int:
+        """How many numbers are trained."""
+        return sum(parameter.numel() for parameter in self.trainable().values())
+
+
+def _parameters(part: nn.Module | Tensor) -> Iterable[Tensor]:
+    return part.parameters() if isinstance(part, nn.Module) else (part,)
+
+
+def build_model(experiment: Experiment, backbone: Backbone | None = None) -> RetrievalModel:
+    """The model of an experiment at the start of its training, on the CPU; the same seed gives the same weights.
+
+    The backbone's frozen values are those of all models on it in this process; what is trained is the model's own.
+    Raises ConfigError where the backbone cannot be loaded or an option does not fit it.
+    """
+    caption_tokens(experiment)
+    backbone = backbone or shared_backbone(experiment.backbone)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(experiment.seed)
+        model = RetrievalModel(backbone.of_its_own(), experiment)
+        model.requires_grad_(False)
+        kind("tuning", experiment.tuning.name).apply(model, experiment.tuning)
+        for part in (model.stages, model.head):
+            part.requires_grad_(True)
+    for parameter in model.trainable().values():
+        parameter.data = parameter.data.clone()
+    return model
+
+
+def shape_of_model(experiment: Experiment) -> RetrievalModel:
+    """The model of an experiment on torch's meta device: what is trained, without values. Nothing is read or downloaded.
+
+    Raises ConfigError as `build_model`, but for the weights themselves.
+    """
+    backbone = shape_of_backbone(experiment.backbone)
+    with torch.device("meta"):
+        return build_model(experiment, backbone)
