@@ -40,7 +40,7 @@ EVENTS = (  # what appears, in this order, until a training has ended
     "runs/test-*/queries.csv",
 )
 MORE = 2.0  # seconds at most between what is waited for and the harm; a quarter of them may lie in the next stage
-LEAVE = 30.0  # seconds that the processes of a driver that was killed have to end
+LEAVE = 120.0  # seconds that the processes of a driver that was killed have to end: Ray's agents look for its head for 60
 
 
 def a_training(work: Path, *overrides: str) -> tuple[Experiment, list[str]]:
@@ -95,7 +95,7 @@ def driver_killed(rng: Random, work: Path) -> None:
         try:
             ends_right(experiment, work)
         finally:
-            _, alive = psutil.wait_procs(family, timeout=LEAVE)
+            alive = [left for left in psutil.wait_procs(family, timeout=LEAVE)[1] if left.status() != psutil.STATUS_ZOMBIE]
             for left in alive:
                 left.kill()
         assert not alive, f"{alive} outlived the driver"
