@@ -19,7 +19,7 @@ import psutil
 import pytest
 import yaml
 
-from pipelines.data import prepare as preparing
+from pipelines.data.prepare import prepare
 from pipelines.score.adapters import find_adapter
 from pipelines.tracking import tracking_uri
 from tests.support.recipe import recipe
@@ -161,9 +161,9 @@ def test_a_search(
     folder = save_adapter(adapter_of(build_model(experiment), experiment), tmp_path / "adapter")
     cache = f"data.cache={tmp_path}/cache"
     if stage == "the index":  # what is decoded already needs no Ray
-        monkeypatch.setattr(preparing, "_decode", decode_here)
+        monkeypatch.setattr("pipelines.data.decode.decode", decode_here)
         gallery = find_adapter(folder, ["benchmark.name=gallery", f"benchmark.videos={videos}", cache]).experiment
-        preparing.prepare(gallery, 64)
+        prepare(gallery, 64)
     command = [sys.executable, "-c", COMMAND, stage, "search", str(folder), str(videos), "a red ball", cache]
     assert stopped_at(f"at {stage}", command, started, tmp_path, signum) == 128 + signum
     assert not list(tmp_path.rglob("index-*"))
