@@ -92,6 +92,19 @@ def sweep(recipe: Recipe, overrides: Overrides = None, output: Output = None) ->
     _write(output, ["sweep", recipe, *(overrides or [])], rows)
 
 
+@commands.command()
+def start(
+    rounds: Annotated[int, typer.Option(help="how often each command is run")] = 5,
+    output: Output = None,
+) -> None:
+    """CPU time and memory of commands that have nothing to do; about two minutes."""
+    from pipelines.throughput.start import measure
+
+    rows = measure(rounds)
+    print_rows("throughput start", rows)
+    _write(output, ["start", f"--rounds={rounds}"], rows)
+
+
 def _write(output: Path | None, words: Sequence[str], rows: Sequence[Any]) -> None:
     if output:
         from pipelines.report.results import write_rows
