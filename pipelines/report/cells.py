@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from pipelines.tracking import LoggedRun
-from vop.config import NOTHING, ConfigError, kind, params_of, validated, with_value
+from vop.config import NOTHING, ConfigError, kinds_of, params_of, validated, with_value
 from vop.model.architecture import layers_of_backbone
 from vop.paper.methods import overrides_of
 
@@ -209,7 +209,8 @@ def canonical(params: Mapping[str, str]) -> Params:
     if full[SPLIT] == str(layers[1]):
         full[SPLIT] = NOTHING
     if full["training.learning_rate"] == NOTHING:
-        full["training.learning_rate"] = str(kind("tuning", full["tuning.name"]).LEARNING_RATE)
+        protocols = kinds_of("tuning", full["tuning.name"]).values()
+        full["training.learning_rate"] = str(max(protocol.LEARNING_RATE for protocol in protocols))
     return full
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from vop.config import Experiment, kind
+from vop.config import Experiment, kind, kinds_of
 from vop.errors import VopError
 from vop.model.adapter import Adapter, adapter_of, load_tensors
 from vop.model.head import chain_of
@@ -97,12 +97,15 @@ def optimizer_of(
 
 
 def groups_of(experiment: Experiment, model: RetrievalModel) -> list[dict[str, Any]]:
-    """What is trained, by its highest learning rate: of the tuning protocol first, then of each part of the head."""
+    """What is trained, by its highest learning rate: of each tuning protocol first, then of each part of the head."""
+    training = experiment.training
+    groups = [
+        (model.tuned[name], training.learning_rate or protocol.LEARNING_RATE)
+        for name, protocol in kinds_of("tuning", experiment.tuning.name).items()
+    ]
     stages, interaction = chain_of(experiment.head.name)
-    own = {f"stages.{name}.": kind("head", name) for name in stages} | {"head.": kind("head", interaction)}
-    rates = {prefix: experiment.training.head_learning_rate or file.LEARNING_RATE for prefix, file in own.items()}
-    rates[""] = experiment.training.learning_rate or kind("tuning", experiment.tuning.name).LEARNING_RATE
-    groups: dict[str, list[torch.nn.Parameter]] = {prefix: [] for prefix in ("", *own)}
-    for name, parameter in model.trainable().items():
-        groups[next((prefix for prefix in own if name.startswith(prefix)), "")].append(parameter)
-    return [{"params": parameters, "lr": rates[prefix]} for prefix, parameters in groups.items() if parameters]
+    parts = [(name, model.stages[name]) for name in stages] + [(interaction, model.head)]
+    groups += [
+        (list(part.parameters()), training.head_learning_rate or kind("head", name).LEARNING_RATE) for name, part in parts
+    ]
+    return [{"params": parameters, "lr": rate} for parameters, rate in groups if parameters]

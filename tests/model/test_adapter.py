@@ -29,7 +29,7 @@ TINY = {
 }
 NAME = "tiny-adapted"
 CASES = {
-    **{name: [f"tuning.name={name}"] for name in kinds("tuning")},
+    **{name: [f"tuning.name={name}"] for name in (*kinds("tuning"), "prompts+lora", "bias+adapter-attn+adapter-ffn+prompts")},
     **{name: [f"video_prompt.name={name}"] for name in kinds("video_prompt")},
     "split": ["video_encoder.split_layer=2"],
 }

@@ -59,6 +59,15 @@ def test_each_part_of_a_head_has_its_learning_rate() -> None:
     assert rates(*chain, "training.head_learning_rate=1e-3", "tuning.name=zero-shot") == [(1e-3, 4), (1e-3, 16)]
 
 
+def test_each_protocol_has_its_learning_rate() -> None:
+    def rates(*overrides: str) -> list[tuple[float, int]]:
+        experiment = load_experiment(TOY, ["training.learning_rate=null", "tuning.name=prompts+lora", *overrides])
+        return [(group["lr"], len(group["params"])) for group in groups_of(experiment, build_model(experiment))]
+
+    assert rates() == [(1e-2, 2), (1e-3, 48)]
+    assert rates("training.learning_rate=3e-3") == [(3e-3, 2), (3e-3, 48)]
+
+
 def test_checkpointing_keeps_less() -> None:
     def kept(*overrides: str) -> int:
         total = 0

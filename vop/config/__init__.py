@@ -24,7 +24,7 @@ from vop.config.experiment import (
     VideoPromptConfig,
     layers_of,
 )
-from vop.config.kinds import PACKAGES, ConfigError, config_of, kind, kinds
+from vop.config.kinds import PACKAGES, ConfigError, config_of, kind, kinds, kinds_of
 from vop.config.load import is_override, load_experiment, raw_tree, recipe_file, recipe_words, recipes, validated, with_value
 from vop.config.params import NOTHING, params_of, read_params
 
@@ -52,6 +52,7 @@ __all__ = [
     "is_override",
     "kind",
     "kinds",
+    "kinds_of",
     "layers_of",
     "load_experiment",
     "params_of",

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, SerializeAsAny, field_validator, model_validator
 
-from vop.config.kinds import ConfigError, config_of
+from vop.config.kinds import CHAINED, ConfigError, config_of
 
 Tree = dict[str, Any]
 NAME = re.compile(r"\w[\w .,+^=()-]{0,99}")
@@ -143,7 +143,17 @@ class VideoEncoderConfig(Section):
 class TuningConfig(Section):
     """What is trained (`vop/tuning/`). A kind may add fields."""
 
-    name: str = Field("prompts", description="which tuning protocol")
+    name: str = Field("prompts", description="which tuning protocol; several are joined by +: `prompts+lora`")
+
+    @field_validator("name")
+    @classmethod
+    def _combined(cls, name: str) -> str:
+        parts = name.split("+")
+        if twice := next((part for part in parts if parts.count(part) > 1), None):
+            raise ValueError(f"{name!r} has {twice} twice")
+        if len(parts) > 1 and "zero-shot" in parts:
+            raise ValueError(f"{name!r}: zero-shot trains nothing, so it cannot be combined")
+        return name
 
 
 class HeadConfig(Section):
@@ -160,7 +170,9 @@ class TrainingConfig(Section):
     captions_per_video: int = Field(
         0, ge=0, description="at most so many captions of a video in an epoch, others in the next; 0: all of them"
     )
-    learning_rate: float | None = Field(None, gt=0, description="the highest, after warm-up; null: the tuning protocol's own")
+    learning_rate: float | None = Field(
+        None, gt=0, description="the highest, after warm-up; null: that of each tuning protocol"
+    )
     head_learning_rate: float | None = Field(
         None, gt=0, description="the same for what a head trains; null: the head's own, of each part of a chain"
     )
@@ -257,7 +269,7 @@ class Experiment(Section):
     @model_validator(mode="before")
     @classmethod
     def _no_prompts_without_prompt_tuning(cls, tree: Any) -> Any:
-        if not isinstance(tree, dict) or name_in(tree, "tuning", "prompts") == "prompts":
+        if not isinstance(tree, dict) or "prompts" in name_in(tree, "tuning", "prompts").split("+"):
             return tree
         return merged({"text_prompt": {"length": 0}, "video_prompt": {"length": 0}}, tree)
 
@@ -268,13 +280,15 @@ class Experiment(Section):
         if not isinstance(value, dict):
             return value
         base = BASES[info.field_name]
-        name = str(value.get("name", base.model_fields["name"].default))
+        name = name_in({info.field_name: value}, info.field_name, base.model_fields["name"].default)
+        if "+" in name:  # it may have come as a list
+            value = {**value, "name": name}
         strict = (info.context or {}).get("strict", True)
         return (config_of(info.field_name, name) or base).model_validate(value, strict=strict)
 
     @model_validator(mode="after")
     def _prompts_belong_to_prompt_tuning(self) -> Self:
-        if self.tuning.name != "prompts":
+        if "prompts" not in self.tuning.name.split("+"):
             if self.text_prompt.length or self.video_prompt.length:
                 raise ValueError(f"tuning.name={self.tuning.name} has no prompts: leave text_prompt and video_prompt out")
             if self.video_encoder.split_layer is not None:
@@ -310,9 +324,10 @@ def merged(tree: Mapping[str, Any], change: Mapping[str, Any]) -> Tree:
 
 
 def name_in(tree: Tree, section: str, default: str) -> str:
-    """The kind that a section of a raw tree names."""
+    """The kind that a section of a raw tree names; several joined by + where it lists them."""
     value = tree.get(section)
-    return str(value.get("name", default)) if isinstance(value, Mapping) else default
+    name = value.get("name", default) if isinstance(value, Mapping) else default
+    return "+".join(map(str, name)) if section in CHAINED and isinstance(name, list) else str(name)
 
 
 def _flatten(tree: Tree, prefix: str = "") -> Iterable[tuple[str, Any]]:

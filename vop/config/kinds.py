@@ -33,7 +33,7 @@ PACKAGES = {  # groups of entry points too
     "tuning": "vop.tuning",
     "head": "vop.heads",
 }
-CHAINED = ("head",)  # sections whose name may be several, joined by +
+CHAINED = ("head", "tuning")  # sections whose name may be several, joined by +
 
 
 def kinds(section: str) -> list[str]:
@@ -62,6 +62,11 @@ def kind(section: str, name: str) -> ModuleType:
     if not points:
         raise ConfigError(f"{section}.name: there is no {name!r}; valid names: {', '.join(kinds(section))}")
     return _loaded(section, points[0])
+
+
+def kinds_of(section: str, name: str) -> dict[str, ModuleType]:
+    """The files that a name stands for, in order: several for a chain, `prompts+lora`. Raises as `kind` does."""
+    return {part: kind(section, part) for part in name.split("+")}
 
 
 def config_of(section: str, name: str) -> type[Any] | None:

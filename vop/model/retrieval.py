@@ -8,7 +8,7 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from vop.config import ConfigError, Experiment, kind
+from vop.config import ConfigError, Experiment, kinds_of
 from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
 from vop.model.block import checkpointed, run_block
@@ -20,7 +20,8 @@ from vop.model.video_encoder import VideoEncoder
 class RetrievalModel(nn.Module):
     """The frozen CLIP (`clip`), the prompts (`text`, `video`), whatever a tuning protocol adds or unfreezes, and the head.
 
-    `stages` and `head` make rows of embeddings (`vop/model/head.py`): with the default head unit embeddings [E].
+    `tuned` is what each tuning protocol trains. `stages` and `head` make rows of embeddings (`vop/model/head.py`): with the
+    default head unit embeddings [E].
     """
 
     mean_C: Tensor
@@ -37,6 +38,7 @@ class RetrievalModel(nn.Module):
         self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
         if self.head.tokens and experiment.text_prompt.suffix:
             raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
+        self.tuned: dict[str, list[nn.Parameter]] = {}
         self.register_buffer("mean_C", torch.tensor(backbone.mean) * 255, persistent=False)
         self.register_buffer("std_C", torch.tensor(backbone.std) * 255, persistent=False)
 
@@ -130,7 +132,10 @@ def build_model(experiment: Experiment, backbone: Backbone | None = None) -> Ret
         torch.manual_seed(experiment.seed)
         model = RetrievalModel(backbone.of_its_own(), experiment)
         model.requires_grad_(False)
-        kind("tuning", experiment.tuning.name).apply(model, experiment.tuning)
+        for name, protocol in kinds_of("tuning", experiment.tuning.name).items():
+            before = set(map(id, model.trainable().values()))
+            protocol.apply(model, experiment.tuning)
+            model.tuned[name] = [parameter for parameter in model.trainable().values() if id(parameter) not in before]
         for part in (model.stages, model.head):
             part.requires_grad_(True)
     for parameter in model.trainable().values():
