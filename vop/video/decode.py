@@ -110,7 +110,7 @@ def in_turn(scan: Scan, container: InputContainer, stream: VideoStream, indices:
 def _groups(
     scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int
 ) -> Iterator[list[Shown] | None]:
-    """The wanted frames from each access point to the next, in order; None at the first step that is not as the scan expects."""
+    """The wanted frames from each access point to the next; None, and the end, where a step is not as the scan expects."""
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
     discard_others(container, stream)
     every = np.unique(indices)
@@ -203,7 +203,7 @@ def _pass(scan: Scan, wanted: set[int], last: int, size: int) -> _Pass:
 
 
 def _each(scan: Scan, errors: list[av.FFmpegError]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
-    """All frames from the start: place (-1: not one of the scan's), frame, damaged. After an error all are up to a key frame."""
+    """All frames from the start: place (-1: not of the scan), frame, damaged: after an error all are, up to a key frame."""
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
     with open_video(scan.path) as container:
         healed = 0

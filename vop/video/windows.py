@@ -25,8 +25,8 @@ AT_ONCE = 16
 class WindowRule:
     """Windows of `length` seconds, one each `stride` seconds, of `count` frames of `size` pixels.
 
-    sampling: `uniform` or `fps`, as in `read_frames`. drawn: frames of a window out of which `count` are then chosen evenly, for a
-    model whose training draws frames at random; 0 for others.
+    sampling: `uniform` or `fps`, as in `read_frames`. drawn: out of so many frames of a window `count` are chosen, for a model
+    whose training draws frames at random; 0 for others.
     """
 
     length: float
@@ -63,9 +63,11 @@ class Windows:
     place_WF: Indices
     mask_WF: NDArray[np.bool_]
 
-    @property
-    def pixels_WFHWC(self) -> Images:
-        """The frames of each window."""
+    def __len__(self) -> int:
+        return len(self.start_W)
+
+    def frames(self) -> Images:
+        """The frames of each window [W, F, H, W, 3]."""
         return self.pixels_KHWC[self.place_WF]
 
 
@@ -88,8 +90,9 @@ def read_windows(path: str, rule: WindowRule, at_once: int = AT_ONCE) -> Iterato
             last = max(int(places[-1]) for places in chosen[part])
             while seen < last and (frame := next(frames, None)):
                 seen, held[frame.place] = frame.place, frame
-            if windows := _gathered(spans[part], chosen[part], held, rule.count):
-                found += len(windows.start_W)
+            windows = _gathered(spans[part], chosen[part], held, rule.count)
+            if windows is not None:
+                found += len(windows)
                 yield windows
         if not found:
             raise FrameError(local, "decode", f"none of its {len(spans)} windows can be decoded")
