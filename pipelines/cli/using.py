@@ -8,8 +8,9 @@ from typing import Annotated, Any
 import typer
 
 from pipelines.cli.arguments import Overrides, seconds
+from pipelines.cli.moments import print_indexed, print_moments
 from pipelines.cli.say import say
-from pipelines.cli.tables import print_hits, print_indexed, print_moments
+from pipelines.cli.tables import print_hits
 from vop.config import ConfigError, is_override
 
 RANGE = "in seconds, MIN:MAX; one of them may be left out"
@@ -35,9 +36,7 @@ def index(
 
 
 def search(
-    place: Annotated[
-        str, typer.Argument(help="an index; or an adapter (folder, MLflow run, models:/NAME@ALIAS) and then VIDEOS")
-    ],
+    place: Annotated[str, typer.Argument(help="an index; or an adapter (folder, run, models:/NAME@ALIAS) and then VIDEOS")],
     words: Annotated[
         list[str] | None, typer.Argument(help="texts to search for; also key=value, such as data.cache=/scratch")
     ] = None,
@@ -66,7 +65,8 @@ def search(
     from pipelines.search.check import read_queries
     from vop.index.search import Index
 
-    asked = [*({"text": text} for text in [*texts, *read_queries(queries)]), *({"like": file} for file in like or ())]
+    asked: list[dict[str, Any]] = [{"text": text} for text in [*texts, *read_queries(queries)]]
+    asked += [{"like": file} for file in like or ()]
     if not asked:
         raise ConfigError("give texts to search for, --queries FILE or --like FILE")
     filters: dict[str, Any] = {"top": top, "threshold": threshold, "path": path or "*"}

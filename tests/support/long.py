@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pipelines.search.windows import End, decoded
 from vop.toy.videos import Clip, frames_of, plan, write_video
-from vop.video.windows import Windows, WindowRule
+from vop.video.windows import WindowRule, Windows
 
 RATE = 4
 SECONDS = 10  # of a scene
