@@ -19,6 +19,7 @@ from pipelines.search.fill import fill
 from vop.claim import claimed
 from vop.config import load_experiment
 from vop.fingerprint import fingerprint
+from vop.index.near import NEAR, extend
 from vop.index.rows import is_tiny
 from vop.index.table import ADAPTER, PARTS, Manifest, Table, VideoIndexError, append, is_index, read_table, write_manifest
 from vop.model.adapter import Adapter, adapter_of, save_adapter, settings_of
@@ -65,7 +66,7 @@ def index(
     to, videos = absolute(to), absolute(videos)
     adapter = find_model(model or ZERO_SHOT, overrides) if model or not is_index(to) else None
     with claimed(to):
-        for left in (*Path(to).glob("*.partial"), *Path(to, PARTS).glob("*.partial")):  # of a command that was killed
+        for left in (file for part in ("", PARTS, NEAR) for file in Path(to, part).glob("*.partial")):  # of a killed command
             left.unlink()
         if adapter is not None:
             _begin(to, adapter, window or WINDOW, stride or min(STRIDE, window or WINDOW))
@@ -74,6 +75,7 @@ def index(
         if rows := [*changes.gone, *changes.again]:
             append(table, rows)
         failed = fill(table, loaded(table, overrides), changes.todo) if changes.todo else {}
+        extend(table)
     unreadable = sum(bool(file.error) for file in table.files.values())
     windows = sum(len(table.held[content].end_N) for content in table.found)
     embedded, kept, gone = len(changes.todo) - len(failed), len(changes.again), len(changes.gone)

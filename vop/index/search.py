@@ -11,11 +11,12 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vop.index.near import CANDIDATES, EXACT, Graph, graphs_of, keys_of, library
 from vop.index.spans import Span, Timeline, spans
 from vop.index.table import ADAPTER, PARTS, Table, VideoIndexError, read_numbers, read_table
 from vop.places import absolute, join
@@ -27,9 +28,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 EVERYTHING = (0.0, float("inf"))
-EXACT = 200_000  # windows; of more, the best are looked for approximately if `usearch` is installed
 ANYTHING = "*"
 RANKED = 2000  # windows whose videos a head with a score of its own scores
+BESIDE = 20  # windows on each side of a candidate that are scored too: moments are at most about so long in a large index
+SAMPLE = 1000  # windows of a large index that are scored for every query, to know what a typical score is
+AT_ONCE = 2**15  # windows whose embeddings are made float32 together
 WHOLE = 1e9  # seconds: longer than any clip
 
 
@@ -45,7 +48,7 @@ class Hit:
 
 
 class Index:
-    """The windows of an index in memory, 4 bytes a number; the model and they are read at the first search.
+    """The windows of an index in memory; the model and their embeddings are read at the first search.
 
     What the index held when it was opened is searched; open it again for what has come since. Several threads may search.
     """
@@ -75,7 +78,7 @@ class Index:
         return index
 
     def __len__(self) -> int:
-        return sum(len(self.table.held[content].end_N) for content in self.contents)
+        return len(self.line.video_N)
 
     def __repr__(self) -> str:
         made = self.table.manifest
@@ -107,13 +110,13 @@ class Index:
         if bool(text.strip()) == bool(os.fspath(like)) or top < 1:
             raise VideoIndexError(f"search: give a text or like=FILE, one of both, and top at least 1 (given: {text!r}, {top})")
         vector_E, row_S = self._of_text(text) if text.strip() else self._of_example(os.fspath(like))
-        wanted_N = self._wanted(path, duration, time)
-        score_N = np.where(wanted_N, self._cosines(vector_E), np.float32(-np.inf))
+        score_N = self._cosines(vector_E, self._wanted(path, duration, time))
         if row_S is not None:
             score_N = self._own_scores(row_S, score_N)
-        known = score_N[np.isfinite(score_N)]
+        known = score_N[:: 1 if self._exact else len(self) // SAMPLE]  # of a large index so many are always scored
+        known = known[np.isfinite(known)]
+        typical = float(np.median(known)) if len(known) else -1.0
         least = -np.inf if threshold is None else threshold
-        typical = float(np.median(known)) if len(known) else 0.0
         return [self._hit(span, path) for span in spans(score_N, self.line, top, least, typical)]
 
     def _hit(self, span: Span, path: str) -> Hit:
@@ -122,7 +125,9 @@ class Index:
 
     def _wanted(self, path: str, duration: tuple[float, float], time: tuple[float, float]) -> NDArray[np.bool_]:
         """Which windows the filters leave."""
-        named_V = np.array([any(fnmatch.fnmatchcase(each, path) for each in paths) for paths in self.paths], bool)
+        named_V = np.ones(len(self.paths), bool)
+        if path != ANYTHING:
+            named_V[:] = [any(fnmatch.fnmatchcase(each, path) for each in paths) for paths in self.paths]
         wanted_V = named_V & (self.duration_V >= duration[0]) & (self.duration_V <= duration[1])
         line = self.line
         return np.asarray(wanted_V[line.video_N] & (line.start_N >= time[0]) & (line.end_N <= time[1]))
@@ -142,14 +147,33 @@ class Index:
         return found
 
     @cached_property
-    def vectors(self) -> NDArray[np.float32]:
-        """The windows' unit embeddings [N, E]; NaN for those of a part that is damaged."""
+    def vectors(self) -> NDArray[np.floating[Any]]:
+        """The windows' unit embeddings [N, E], float32, of a large index float16; NaN for those of a part that is damaged."""
         found = read_numbers(self.table, "vectors", self.contents)
         self._tell(self.table.damaged)
-        held = (self.table.held[content].end_N for content in self.contents)
-        lost = (np.full((len(end_N), self.table.manifest.width), np.nan) for end_N in held)
-        vectors = [found.get(content, nothing) for content, nothing in zip(self.contents, lost, strict=True)]
-        return np.concatenate([np.empty((0, self.table.manifest.width)), *vectors], dtype=np.float32, casting="same_kind")
+        vector_NE = np.full((len(self), self.table.manifest.width), np.nan, np.float32 if self._exact else np.float16)
+        first = 0
+        for content in self.contents:
+            stop = first + len(self.table.held[content].end_N)
+            vector_NE[first:stop] = found.pop(content, np.nan)
+            first = stop
+        return vector_NE
+
+    @cached_property
+    def graphs(self) -> list[Graph]:
+        """What approximate search asks; none where an exact one is done."""
+        found = [] if self._exact or library() is None else graphs_of(self.table.folder)
+        for graph in list(found):
+            try:
+                _ = graph.opened
+            except (OSError, ValueError, RuntimeError) as error:
+                logger.warning("%s is damaged (%s): search is exact; vop index mends it", graph.place, error)
+                found.remove(graph)
+        return found
+
+    @property
+    def _exact(self) -> bool:
+        return len(self) <= EXACT
 
     def _of_text(self, text: str) -> tuple[NDArray[np.float32], Tensor | None]:
         from vop.index.rows import text_rows
@@ -168,9 +192,39 @@ class Index:
         pixels_1FHWC, mask_1F = torch.from_numpy(whole.frames()), torch.from_numpy(whole.mask_WF)
         return window_rows(self.retriever.model, pixels_1FHWC, mask_1F)[0][0].numpy(), None
 
-    def _cosines(self, vector_E: NDArray[np.float32]) -> NDArray[np.float32]:
-        """[N]; -inf for what is lost."""
-        return np.asarray(np.nan_to_num(self.vectors @ vector_E, nan=-np.inf))
+    def _cosines(self, vector_E: NDArray[np.float32], wanted_N: NDArray[np.bool_]) -> NDArray[np.float32]:
+        """[N], exact where computed; -inf for what is not wanted, lost, or not among the candidates of a large index."""
+        vector_NE = self.vectors
+        if self._exact:
+            return np.where(wanted_N, np.nan_to_num(vector_NE @ vector_E, nan=-np.inf), -np.inf).astype(np.float32)
+        scored_N = wanted_N
+        if self.graphs and wanted_N.sum() > EXACT:
+            scored_N = wanted_N & self._candidates(vector_E)
+        score_N = np.full(len(self), -np.inf, np.float32)
+        for part in np.array_split(np.flatnonzero(scored_N), 1 + int(scored_N.sum()) // AT_ONCE):
+            score_N[part] = np.nan_to_num(vector_NE[part].astype(np.float32) @ vector_E, nan=-np.inf)
+        return score_N
+
+    def _candidates(self, vector_E: NDArray[np.float32]) -> NDArray[np.bool_]:
+        """What the graphs name and the windows beside it, what no graph covers, and a sample of all."""
+        named = np.concatenate([graph.nearest(vector_E, CANDIDATES) for graph in self.graphs])
+        place = np.minimum(np.searchsorted(self._keys, named), len(self) - 1)
+        place = place[self._keys[place] == named]
+        candidate_N = ~self._covered
+        candidate_N[:: len(self) // SAMPLE] = True
+        candidate_N[np.clip(place[:, None] + np.arange(-BESIDE, BESIDE + 1), 0, len(self) - 1)] = True
+        return candidate_N
+
+    @cached_property
+    def _keys(self) -> NDArray[np.uint64]:
+        """What graphs call the windows; they rise."""
+        return np.concatenate([keys_of(self.table.held[content]) for content in self.contents])
+
+    @cached_property
+    def _covered(self) -> NDArray[np.bool_]:
+        """Which windows some graph has."""
+        held = [self.table.held[content] for content in self.contents]
+        return np.array([any(graph.covers(each) for graph in self.graphs) for each in held])[self.line.video_N]
 
     def _own_scores(self, row_1S: Tensor, cosine_N: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a head with a score of its own gives the videos of the RANKED best windows; -inf for the others."""

@@ -94,6 +94,11 @@ class Held:
     end_N: Times
 
     @property
+    def number(self) -> int:
+        """Of the part."""
+        return int(self.part[5:11])
+
+    @property
     def duration(self) -> float:
         """Seconds that the windows cover."""
         return float(self.end_N[-1])
@@ -167,7 +172,7 @@ def read_table(folder: str, whole: bool = False) -> Table:
             if whole:
                 _check_bytes(folder, name)
             with _opened(table, name) as parquet:
-                _take(table, name, parquet.read(columns=TOLD).to_pylist())
+                _take(table, name, parquet.read(columns=TOLD))
         except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
             table.damaged[name] = one_line(error)
     return table
@@ -183,15 +188,17 @@ def _check_bytes(folder: str, name: str) -> None:
         raise ValueError("its bytes are not those that were written")
 
 
-def _take(table: Table, name: str, rows: Iterable[dict[str, Any]]) -> None:
-    for number, row in enumerate(rows):
-        if row["gone"]:
+def _take(table: Table, name: str, rows: pa.Table) -> None:
+    """Take a part's rows into the table; of numbers they have none."""
+    times = [rows[each].combine_chunks() for each in ("start", "end")]
+    for number, row in enumerate(rows.drop_columns(["start", "end"]).to_pylist()):
+        if row.pop("gone"):
             table.files.pop(row["path"], None)
             continue
-        table.files[row["path"]] = File(**{each.name: row[each.name] for each in fields(File)})
-        if row["start"]:
-            times = (np.asarray(row[name], np.float32) for name in ("start", "end"))
-            table.held.setdefault(row["content"], Held(name, number, row["size"], *times))
+        table.files[row["path"]] = File(**row)
+        start_N, end_N = (each[number].values for each in times)
+        if end_N is not None and len(end_N) and row["content"] not in table.held:
+            table.held[row["content"]] = Held(name, number, row["size"], start_N.to_numpy(), end_N.to_numpy())
 
 
 def _opened(table: Table, name: str) -> pq.ParquetFile:
@@ -248,7 +255,7 @@ def append(table: Table, rows: Sequence[dict[str, Any]]) -> None:
     whole = [{**dict.fromkeys(schema.names), "error": "", "gone": False, **row} for row in rows]
     groups = (pa.Table.from_pylist(group, schema) for group in _grouped(whole))
     name = write_whole(join(table.folder, PARTS), f"part-{table.parts:06}-{{body}}-{{footer}}.parquet", groups, schema)
-    _take(table, name, whole)
+    _take(table, name, pa.Table.from_pylist(whole, schema).select(TOLD))
     table.parts += 1
 
 
