@@ -1,4 +1,4 @@
-"""An index grows: what is new is appended, what is known is kept by its content, a kill loses what no part holds. No Ray."""
+"""An index grows: what is new is appended, what is known is kept by its content, a kill loses what no part holds."""
 
 from __future__ import annotations
 
@@ -10,7 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
+from pipelines.cli import app
 from pipelines.search import fill, windows
 from pipelines.search.build import Indexed, index
 from tests.support.long import CLIPS, stream_here, write_long
@@ -22,6 +24,7 @@ from vop.places import Partial
 from vop.video.windows import WindowRule, Windows
 
 TEXT = "a golden box"
+STREAM = windows.stream  # by Ray's tasks
 HOSTILE = ["plain.mp4", "two\nlines.mp4", "[bold]red.mp4", "犬 é.mp4", os.fsdecode(b"caf\xe9.mp4"), "'; --to.mp4"]
 
 
@@ -257,3 +260,18 @@ def test_the_tiny_clip_says_what_it_is(videos: Path, caplog: pytest.LogCaptureFi
     with caplog.at_level(logging.WARNING):
         begun(videos)
     assert any("ViT-toy is the tiny CLIP" in message for message in caplog.messages)
+
+
+def test_tasks_of_ray_give_the_same_index(
+    videos: Path, originals: list[Path], ray_cluster: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    begun(videos)
+    (videos / "bad.mp4").write_bytes(b"no video at all")
+    grown(videos)
+    monkeypatch.setattr(windows, "stream", STREAM)
+    how = ["--model", "ViT-toy", "--window", "4", "--stride", "2", "frames.count=4"]
+    done = CliRunner().invoke(app, ["index", str(videos), "--to", str(videos.parent / "other"), *how])
+    assert done.exit_code == 0, done.output
+    assert "3 videos embedded" in done.stdout
+    assert "3 videos, 15 windows, 1 files cannot be read, 1 of them found now" in done.stdout
+    assert_same(held(videos.parent / "index"), held(videos.parent / "other"))

@@ -18,9 +18,13 @@ from pipelines.cli import app
 from pipelines.search import windows
 from pipelines.search.build import index
 from tests.support.long import CLIPS, SECONDS, stream_here, write_long
+from vop.config import load_experiment
 from vop.errors import VopError
+from vop.index import search
 from vop.index.search import Hit, Index
 from vop.index.spans import Timeline, spans
+from vop.model.adapter import adapter_of, save_adapter
+from vop.model.retrieval import build_model
 from vop.retriever import Retriever
 from vop.toy.videos import frames_of
 from vop.video.windows import WindowRule, read_windows
@@ -147,6 +151,27 @@ def test_the_same_video_under_two_names_is_one_hit(folder: Path, tmp_path: Path,
     assert named([hit]) == ["one"] and hit.also == (str(tmp_path / "v/two.mp4"),)
     (hit,) = Index.open(tmp_path / "index").search(STAR, path="*/two.mp4")
     assert named([hit]) == ["two"] and hit.also == (str(tmp_path / "v/one.mp4"),)
+
+
+@pytest.mark.parametrize("head", ["xpool", "wti"])
+def test_a_head_with_a_score_of_its_own_scores_the_windows(
+    head: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    experiment = load_experiment("toy", [f"head.name={head}", "frames.count=4", "text_prompt.suffix=0"])
+    model = build_model(experiment)
+    with torch.no_grad():
+        for parameter in model.trainable().values():
+            parameter += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+    adapter = save_adapter(adapter_of(model, experiment), tmp_path / "adapter")
+    monkeypatch.setattr(windows, "stream", stream_here)
+    index(str(folder / "videos"), str(tmp_path / "index"), str(adapter))
+    opened, retriever = Index.open(tmp_path / "index", device="cpu"), Retriever.load(adapter, device="cpu")
+    (hit,) = opened.search(BOX, path="*/short.mp4")
+    assert hit.score == pytest.approx(float(retriever.similarity([BOX], [folder / "videos/short.mp4"])[0, 0]), abs=1e-5)
+    every = opened.search(BOX, top=100)
+    assert {Path(each.video).stem for each in every} == {"forward", "backward", "short"}
+    monkeypatch.setattr(search, "RANKED", 1)
+    assert len({each.video for each in opened.search(BOX, top=100)}) == 1, "of the nearest windows alone"
 
 
 # -- the command -----------------------------------------------------------------------------------------------------------
