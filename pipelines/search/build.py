@@ -9,7 +9,7 @@ import json
 import logging
 import os
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pipelines.score.adapters import find_adapter
@@ -22,7 +22,7 @@ from vop.fingerprint import fingerprint
 from vop.index.near import NEAR, extend
 from vop.index.rows import is_tiny
 from vop.index.table import ADAPTER, PARTS, Manifest, Table, VideoIndexError, append, is_index, read_table, write_manifest
-from vop.model.adapter import Adapter, adapter_of, save_adapter, settings_of
+from vop.model.adapter import Adapter, adapter_of, load_adapter, save_adapter, settings_of
 from vop.model.architecture import FILE
 from vop.model.retrieval import build_model
 from vop.places import absolute, join, set_aside
@@ -92,8 +92,12 @@ def find_model(where: str, overrides: Sequence[str]) -> Adapter:
 
 
 def loaded(table: Table, overrides: Sequence[str]) -> Retriever:
-    """The model of an index."""
-    found = Retriever.load(join(table.folder, ADAPTER), overrides=[*table.manifest.overrides, *overrides])
+    """The model of an index. Raises VideoIndexError for overrides that would make it another one."""
+    adapter = load_adapter(join(table.folder, ADAPTER))
+    experiment = load_experiment(adapter.experiment.tree(), [*table.manifest.overrides, *overrides])
+    if _identity(replace(adapter, experiment=experiment)) != table.manifest.fingerprint:
+        raise VideoIndexError(f"{table.folder} was made with another model: leave out {' '.join(overrides)}")
+    found = Retriever.load(replace(adapter, experiment=experiment))
     if tiny := is_tiny(found.experiment):
         logger.warning("%s", tiny)
     return found
@@ -101,8 +105,7 @@ def loaded(table: Table, overrides: Sequence[str]) -> Retriever:
 
 def _begin(to: str, adapter: Adapter, window: float, stride: float) -> None:
     """Make a new index of a model. Raises VideoIndexError where there is one of another model."""
-    frames = adapter.experiment.frames
-    identity = fingerprint([adapter.fingerprint, frames.sampling, frames.candidates, frames.fps])
+    identity = _identity(adapter)
     if is_index(to):
         if read_table(to).manifest.fingerprint != identity:
             raise VideoIndexError(f"--model: {to} was made with another model: leave it out, or make another index")
@@ -113,6 +116,12 @@ def _begin(to: str, adapter: Adapter, window: float, stride: float) -> None:
     save_adapter(adapter, join(to, ADAPTER))
     own = 0 if model.model.head.dot else model.width
     write_manifest(to, Manifest(identity, window, stride, model.dim, own, place))
+
+
+def _identity(adapter: Adapter) -> str:
+    """Another one where a window could have another embedding."""
+    frames = adapter.experiment.frames
+    return fingerprint([adapter.fingerprint, frames.sampling, frames.candidates, frames.fps])
 
 
 def _whole(to: str) -> Table:

@@ -31,7 +31,7 @@ class Changes:
 def find_changes(table: Table, folder: str) -> Changes:
     """Compare path, size and time of modification; a file that is new by these and as long as a known one also by its bytes.
 
-    Raises BenchmarkError for a folder that has no videos and never had.
+    Raises BenchmarkError for a folder that has no videos, and of which the index knows none.
     """
     changes = Changes([as_text(path) for path in video_files(folder)])
     known = {path for path in table.files if _is_below(path, folder)}

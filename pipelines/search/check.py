@@ -41,10 +41,11 @@ def check_index(videos: str, to: str, model: str, window: float | None, stride: 
             raise ConfigError(f"--{name}: {given:g} s; valid: 0.1 to 3600")
     if stride and stride > (window or WINDOW):
         raise ConfigError(f"--stride: {stride:g} s between windows of {window or WINDOW:g} s leave gaps; at most --window")
-    if is_remote(to) or Path(os.path.expanduser(to)).is_file():
+    place = Path(os.path.expanduser(to))
+    if is_remote(to) or (place.exists() and not place.is_dir()):
         raise VideoIndexError(f"--to: {to}: an index is a folder of this machine")
     if not is_index(to):
-        if Path(os.path.expanduser(to)).is_dir() and not is_begun(to):
+        if place.is_dir() and not is_begun(to):
             raise VideoIndexError(f"--to: {to} is a folder of something else: give an index, or a folder that is new or empty")
         return
     manifest = read_manifest(to)

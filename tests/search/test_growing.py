@@ -221,8 +221,19 @@ def test_a_damaged_part_is_named_and_mended(
     caplog.clear()
     here.clear()
     assert grown(videos).embedded == 1 and here == [table.found[lost][0].path]
+    numbers = sorted(path.name[5:11] for path in part.parent.iterdir())
+    assert numbers == ["000000", "000001", "000002", "000003"], "no number is used twice"
     assert [part.name in message for message in caplog.messages if "is damaged" in message] == [True]
     assert_same(held(videos.parent / "index"), right)
+
+
+def test_an_index_of_nothing_finds_nothing(videos: Path) -> None:
+    begun(videos)
+    for path in list(videos.rglob("*.mp4")):
+        path.unlink()
+    found = grown(videos)
+    assert (found.gone, found.videos, found.windows) == (3, 0, 0)
+    assert Index.open(videos.parent / "index", device="cpu").search(TEXT) == []
 
 
 def test_several_folders_share_an_index(videos: Path, originals: list[Path], tmp_path: Path) -> None:
@@ -248,6 +259,10 @@ def test_what_does_not_fit_is_refused_before_work(videos: Path, tmp_path: Path, 
     for how, kind, words in refused:
         with pytest.raises(kind, match=words):
             grown(videos, **how)  # type: ignore[arg-type]
+    shutil.copy(videos / "0.mp4", videos / "new.mp4")
+    (videos / "new.mp4").open("ab").write(b"\0")
+    with pytest.raises(VideoIndexError, match="was made with another model: leave out frames"):
+        index(str(videos), str(tmp_path / "index"), overrides=["frames.count=5"])
     with pytest.raises(BenchmarkError, match="no file below"):
         grown(tmp_path / "empty")
     (tmp_path / "index/index.json").write_text('{"format": 7}')

@@ -60,7 +60,7 @@ class Index:
         self.paths = [[file.path for file in found[content]] for content in self.contents]
         held = [table.held[content] for content in self.contents]
         self.line = Timeline(
-            np.repeat(np.arange(len(held)), [len(each.end_N) for each in held]),
+            np.repeat(np.arange(len(held)), np.array([len(each.end_N) for each in held], np.int64)),
             np.concatenate([np.empty(0, np.float32), *(each.start_N for each in held)]),
             np.concatenate([np.empty(0, np.float32), *(each.end_N for each in held)]),
         )

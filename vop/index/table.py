@@ -31,7 +31,8 @@ from vop.places import join, listed, located, told, whole_file, write_whole
 
 FORMAT = 1
 MANIFEST, PARTS, ADAPTER = "index.json", "parts", "adapter"
-NAME = re.compile(r"part-(?P<number>\d{6})-(?P<body>[0-9a-f]{8})-(?P<footer>[0-9a-f]{8})\.parquet")
+NAME = re.compile(r"part-\d{6}-[0-9a-f]{8}-[0-9a-f]{8}\.parquet")
+NUMBERED = re.compile(r"part-(\d{6})-.*parquet")
 GROUP = 2**20  # bytes of numbers in a row group
 KINDS: dict[str, type[np.generic]] = {"vectors": np.float16, "rows": np.float32}  # how the numbers of a column are stored
 TOLD = ["path", "size", "mtime_ns", "content", "error", "gone", "start", "end"]  # all but the numbers
@@ -165,9 +166,10 @@ def read_table(folder: str, whole: bool = False) -> Table:
     """
     table = Table(folder, read_manifest(folder))
     with told(folder):
-        names = sorted(info.base_name for info in listed(join(folder, PARTS)) if NAME.fullmatch(info.base_name))
-    for name in names:
-        table.parts = int(name[5:11]) + 1
+        names = sorted(info.base_name for info in listed(join(folder, PARTS)))
+    numbered = [found for found in map(NUMBERED.match, names) if found]  # damaged ones too: no number is used twice
+    table.parts = 1 + max((int(found[1]) for found in numbered), default=-1)
+    for name in filter(NAME.fullmatch, names):
         try:
             if whole:
                 _check_bytes(folder, name)
