@@ -17,9 +17,9 @@ from vop.places import as_text, file_infos, is_remote, located
 
 @dataclass
 class Changes:
-    """rows: what the index is told at once, of files that are gone, and of contents that it holds under another path or date.
+    """found: the paths of all videos below the folder; todo: files whose windows are to be embedded.
 
-    todo: files whose windows are to be embedded. found: paths of all videos below the folder.
+    gone, again: rows for files that are missing, and for those whose content the index holds under another path or date.
     """
 
     found: list[str]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Generator, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -34,7 +35,8 @@ def decoded(path: str, rule: WindowRule) -> Iterator[Windows | End]:
 
     try:
         yield from read_windows(path, rule)
-        yield End(str(hash_all(path)["digest"]))
+        content = str(hash_all(path)["digest"])
+        yield End(content, "" if content else f"{path}: it went away while it was read")
     except Exception as error:
         if fault := of_the_machine(error):
             raise PlaceError(f"{path}: {one_line(fault)}") from error
@@ -49,8 +51,11 @@ def stream(paths: Sequence[str], rule: WindowRule) -> Generator[tuple[str, Windo
     import ray
 
     from pipelines.cluster.connect import cluster_has, connected, labelled
+    from pipelines.cluster.probe import check_shared
 
     with connected():
+        if seen := next(filter(os.path.isfile, paths), ""):
+            check_shared({f"the video {seen}": seen})
         task = ray.remote(decoded).options(
             num_cpus=1,
             num_returns="streaming",

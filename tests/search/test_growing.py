@@ -21,7 +21,7 @@ from vop.errors import VopError
 from vop.index.search import Index
 from vop.index.table import VideoIndexError, read_numbers, read_table
 from vop.places import Partial
-from vop.video.windows import WindowRule, Windows
+from vop.video.windows import WindowRule, Windows, read_windows
 
 TEXT = "a golden box"
 STREAM = windows.stream  # by Ray's tasks
@@ -192,6 +192,16 @@ def test_an_unreadable_file_is_told_once_and_then_counted(
     assert Index.open(videos.parent / "index").unreadable.keys() == {str(videos / "bad.mp4")}
     (videos / "bad.mp4").unlink()
     assert grown(videos).unreadable == 0
+
+
+def test_a_file_that_goes_away_while_it_is_read_is_not_taken(videos: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def read(path: str, rule: WindowRule) -> Generator[Windows]:
+        yield from read_windows(path, rule)
+        os.unlink(path)
+
+    monkeypatch.setattr(windows, "read_windows", read)
+    found = begun(videos)
+    assert found.videos == 0 and all("went away" in reason for reason in found.failed.values()) and len(found.failed) == 3
 
 
 @pytest.mark.parametrize("name", HOSTILE)
