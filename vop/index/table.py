@@ -37,7 +37,6 @@ GROUP = 2**20  # bytes of numbers in a row group
 KINDS: dict[str, type[np.generic]] = {"vectors": np.float16, "rows": np.float32}  # how the numbers of a column are stored
 TOLD = ["path", "size", "mtime_ns", "content", "error", "gone", "start", "end"]  # all but the numbers
 
-Vectors = NDArray[np.float16]
 Times = NDArray[np.float32]
 
 
