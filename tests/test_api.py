@@ -21,6 +21,8 @@ from safetensors.torch import load_file
 
 import vop
 import vop.retriever
+from pipelines.search.build import index
+from tests.support.long import CLIPS, stream_here, write_long
 from vop.backbones import __path__ as packaged
 from vop.config import Experiment, load_experiment
 from vop.model.adapter import Adapter, adapter_of, save_adapter, settings_of
@@ -98,6 +100,9 @@ def test_the_page_says_what_happens(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     experiment = load_experiment("toy")
     save_adapter(adapter_of(build_model(experiment), experiment), "runs/toy-vop")
+    write_long(tmp_path / "videos/three scenes.mp4", CLIPS[1:4])
+    monkeypatch.setattr("pipelines.search.windows.stream", stream_here)
+    index("videos", "videos.index", "ViT-toy")
     code = re.sub(r"^```.*$", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE)  # a fence would be an expected line
     test = doctest.DocTestParser().get_doctest(code, {}, page.name, str(page), 0)
     assert len(test.examples) > 20

@@ -28,7 +28,8 @@ ROOMS = {
         ("model",),
         ("tuning", "heads"),
         ("scores",),
-        ("paper", "backbones", "retriever", "testing"),
+        ("retriever",),
+        ("paper", "backbones", "index", "testing"),
     ],
     "pipelines": [
         ("environment", "locations"),

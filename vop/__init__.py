@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from vop.config import load_experiment
     from vop.errors import VopError
+    from vop.index.search import Index
     from vop.model.adapter import load_adapter
     from vop.retriever import Retriever
     from vop.scores.ranks import retrieval_metrics
@@ -15,9 +16,19 @@ if TYPE_CHECKING:
 
     __version__: str
 
-__all__ = ["Retriever", "VopError", "__version__", "load_adapter", "load_experiment", "read_frames", "retrieval_metrics"]
+__all__ = [
+    "Index",
+    "Retriever",
+    "VopError",
+    "__version__",
+    "load_adapter",
+    "load_experiment",
+    "read_frames",
+    "retrieval_metrics",
+]
 
 MODULES = {
+    "Index": "vop.index.search",
     "Retriever": "vop.retriever",
     "VopError": "vop.errors",
     "load_adapter": "vop.model.adapter",

@@ -175,8 +175,8 @@ def set_aside(folder: str, name: str) -> str:
     return aside
 
 
-def write_whole(folder: str, name: str, rows: Iterable[pa.Table], schema: pa.Schema, codec: str = "none") -> None:
-    """Write a Parquet file that appears whole or not at all, a row group a table, with a checksum for each page.
+def write_whole(folder: str, name: str, rows: Iterable[pa.Table], schema: pa.Schema, codec: str = "none") -> str:
+    """Write a Parquet file that appears whole or not at all, a row group a table, with a checksum for each page; its name.
 
     `{body}` and `{footer}` in its name become the CRC-32 of what is before Parquet's footer, and of it and all that follows.
     """
@@ -188,6 +188,7 @@ def write_whole(folder: str, name: str, rows: Iterable[pa.Table], schema: pa.Sch
                 writer.write_table(table)
             marks["body"] = file.taken()
         marks["footer"] = file.taken()
+    return name.format(**marks)
 
 
 def read_whole(place: str) -> pa.Table:

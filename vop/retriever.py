@@ -184,6 +184,16 @@ def _adapter_or_zero_shot(where: Place) -> Adapter | Experiment:
     """The adapter in a folder, or the zero-shot experiment of a CLIP's name."""
     if not isinstance(where, str) or (where and Path(os.path.expanduser(where)).is_dir()):
         return load_adapter(where)
+    if found := zero_shot(where):
+        return found
+    raise ConfigError(
+        f"{where!r} is neither a folder of this machine nor a CLIP of open_clip: give an adapter's folder or NAME/TAG, "
+        f"for example {ZERO_SHOT}"
+    )
+
+
+def zero_shot(where: str) -> Experiment | None:
+    """The experiment of a CLIP without tuning, by its `NAME/TAG` or `NAME`; None for what open_clip has no model of."""
     register_packaged_configs()
     known, tag = open_clip.list_models(), ""
     name = where.replace("/", "-")  # OpenAI writes ViT-B/32
@@ -191,10 +201,7 @@ def _adapter_or_zero_shot(where: Place) -> Adapter | Experiment:
         name, _, tag = where.rpartition("/")
         name = name.replace("/", "-")
     if name not in known:
-        raise ConfigError(
-            f"{where!r} is neither a folder of this machine nor a CLIP of open_clip: give an adapter's folder or NAME/TAG, "
-            f"for example {ZERO_SHOT}"
-        )
+        return None
     packaged = f"{name}.safetensors"
     tag = tag or (packaged if (PACKAGED / packaged).is_file() else "openai")
     tree = {"name": name, "backbone": {"name": name, "pretrained": tag}, "tuning": {"name": "zero-shot"}}

@@ -20,7 +20,7 @@ GROUPS = {  # of `vop --help`
     "Data": (data.prepare, data.verify, data.clean),
     "Training": (training.demo, training.check, training.train, training.tune, training.config),
     "Comparing": (comparing.evaluate, comparing.methods, comparing.report, comparing.retrieved, comparing.ui),
-    "Using": (using.search, using.convert),
+    "Using": (using.index, using.search, using.convert),
     "Cluster": (cluster.doctor, cluster.submit, cluster.jobs, cluster.logs, cluster.stop),
 }
 

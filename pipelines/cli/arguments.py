@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 import typer
 
-from vop.config import recipes
+from vop.config import ConfigError, recipes
 
 
 def complete_recipe(incomplete: str) -> list[str]:
@@ -22,6 +22,18 @@ RecipeAndOverrides = Annotated[
 ]
 AdapterPlace = Annotated[str, typer.Argument(help="its folder, its MLflow run (the start of the id), or models:/NAME@ALIAS")]
 Split = Literal["train", "val", "test"]
+
+
+def seconds(option: str, words: str) -> tuple[float, float]:
+    """What `MIN:MAX` says; what is left out does not bound. Raises ConfigError."""
+    least, colon, most = words.partition(":")
+    try:
+        found = float(least or 0), float(most or "inf")
+    except ValueError:
+        found = (1.0, 0.0)
+    if (words and not colon) or not 0 <= found[0] <= found[1]:
+        raise ConfigError(f"{option}: {words!r} is no range of seconds; valid: MIN:MAX, MIN: or :MAX, such as 60:3600")
+    return found
 
 
 def recipe_and_overrides(arguments: list[str] | None) -> tuple[str, list[str]]:

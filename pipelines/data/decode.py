@@ -100,7 +100,7 @@ def _row(task: dict[str, Any], options: StoreOptions) -> dict[str, Any]:
         distinct = int(frames.mask_F.sum())
         kept = coded(frames.pixels_FHWC[:distinct], options.codec, options.quality) if task["keep"] else None
     except Exception as error:
-        if fault := _of_the_machine(error):
+        if fault := of_the_machine(error):
             raise PlaceError(sentence(task["path"], fault)) from error
         if isinstance(error, FrameError):
             return {**row, "error_kind": error.kind, "error": masked(str(error))}
@@ -117,7 +117,7 @@ def _row(task: dict[str, Any], options: StoreOptions) -> dict[str, Any]:
     }
 
 
-def _of_the_machine(error: BaseException | None) -> OSError | None:
+def of_the_machine(error: BaseException | None) -> OSError | None:
     """What the system said that is no fault of the video, if that is why it could not be read."""
     while error is not None and getattr(error, "errno", None) not in OF_THE_MACHINE:
         error = error.__cause__ or error.__context__

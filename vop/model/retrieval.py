@@ -48,10 +48,15 @@ class RetrievalModel(nn.Module):
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Token ids -> the head's rows [B, S], fp32; of the default head unit embeddings [B, E]."""
-        text_BTE = self.text(self.clip, tokens_BT, self.head.tokens).float()
-        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), tokens_BT.argmax(dim=1)
+        text_BTE, mask_BT = self.text_places(tokens_BT, self.head.tokens)
         with torch.autocast(text_BTE.device.type, enabled=False):
-            return self.head.text_rows(text_BTE, place_T <= end_B[:, None])
+            return self.head.text_rows(text_BTE, mask_BT)
+
+    def text_places(self, tokens_BT: Tensor, every: bool) -> tuple[Tensor, Tensor]:
+        """What a head sees of texts: their places, not normalized, and which of them are no padding; or the end token alone."""
+        text_BTE = self.text(self.clip, tokens_BT, every).float()
+        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), tokens_BT.argmax(dim=1)
+        return text_BTE, place_T <= end_B[:, None]
 
     def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
         """uint8 frames, and a mask that is False where a frame is padding -> the head's rows [B, R], fp32.
@@ -71,12 +76,18 @@ class RetrievalModel(nn.Module):
 
     def encode_activations(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
         """The rest of `encode_video`: `activations` -> the head's rows [B, R], fp32."""
+        frames_BFE = self.frame_embeddings(tokens_BFLD, mask_BF)
+        with torch.autocast(frames_BFE.device.type, enabled=False):
+            return self.head.video_rows(frames_BFE, mask_BF)
+
+    def frame_embeddings(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
+        """What a head sees of videos: `activations` -> [B, F, E], not normalized, after the head's frame stages."""
         tokens_NLD, frames = tokens_BFLD.flatten(0, 1), tokens_BFLD.shape[1]
         frames_BFE = self.video.upper(self.clip, tokens_NLD, frames, self.frozen_layers).float()
         with torch.autocast(frames_BFE.device.type, enabled=False):
             for stage in self.stages.values():
                 frames_BFE = stage(frames_BFE, mask_BF)
-            return self.head.video_rows(frames_BFE, mask_BF)
+        return frames_BFE
 
     @cached_property
     def frozen_layers(self) -> int:

@@ -62,6 +62,15 @@ def resized_square(frame: av.VideoFrame, scan: Scan, size: int) -> Images:
     return square.copy()
 
 
+@dataclass(frozen=True)
+class Shown:
+    """A wanted frame: its place among the frames shown, its picture [size, size, 3], whether it is damaged."""
+
+    place: int
+    image_HWC: Images
+    damaged: bool
+
+
 def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int) -> Read | None:
     """Decode from the random access point before each wanted frame, and no frame that nobody needs.
 
@@ -69,26 +78,60 @@ def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indic
     """
     if not scan.access_points:
         return None
+    images, damaged = dict[int, Images](), 0
+    for group in _groups(scan, container, stream, indices, size):
+        if group is None:
+            return None
+        images |= {shown.place: shown.image_HWC for shown in group}
+        damaged += sum(shown.damaged for shown in group)
+    return Read(scan, np.stack([images[k] for k in sorted(images)]), damaged)
+
+
+def in_turn(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int) -> Iterator[Shown]:
+    """The wanted frames of `by_seeking` one after the other, of however long a video: one group of pictures is in memory.
+
+    From where seeking is not as expected they are decoded from the start of the file; those that it does not show are left out.
+    """
+    wanted, last = set(indices.tolist()), -1
+    for group in _groups(scan, container, stream, indices, size) if scan.access_points else [None]:
+        if group is None:
+            break
+        yield from group
+        last = max([last, *(shown.place for shown in group)])
+    else:
+        return
+    for k, frame, damaged in _each(scan, []):
+        if k > last and k in wanted:
+            yield Shown(k, resized_square(frame, scan, size), damaged)
+        if (last := max(last, k)) >= max(wanted):
+            return
+
+
+def _groups(
+    scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int
+) -> Iterator[list[Shown] | None]:
+    """The wanted frames from each access point to the next; None, and the end, where a step is not as the scan expects."""
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
     discard_others(container, stream)
-    images, damaged, every = dict[int, Images](), 0, set(indices.tolist())
+    every = np.unique(indices)
     ends = [point.place for point in scan.access_points[1:]] + [len(scan.stamps_V)]
     for point, end in zip(scan.access_points, ends, strict=True):
         group = range(point.place, end)
-        wanted = every.intersection(group)
-        shown = []
+        wanted = set(every[slice(*np.searchsorted(every, (point.place, end)))].tolist())
+        shown, found = [], list[Shown]()
         try:
             for frame in _shown(container, stream, point, {scan.stamps_V[k] for k in (group if point.check else wanted)}, scan):
                 shown.append(place.get(frame.pts, -1))
                 if shown[-1] in wanted:
-                    images[shown[-1]] = resized_square(frame, scan, size)
-                    damaged += frame.is_corrupt
+                    found.append(Shown(shown[-1], resized_square(frame, scan, size), bool(frame.is_corrupt)))
         except av.FFmpegError:
-            return None
+            yield None
+            return
         as_expected = all(a < b for a, b in pairwise([point.place - 1, *shown])) and wanted.issubset(shown)
         if not as_expected or (point.check and len(shown) < len(group)):
-            return None
-    return Read(scan, np.stack([images[k] for k in sorted(images)]), damaged)
+            yield None
+            return
+        yield found
 
 
 def _shown(
@@ -146,23 +189,28 @@ def in_order(scan: Scan, rule: Rule, size: int) -> Read:
 
 
 def _pass(scan: Scan, wanted: set[int], last: int, size: int) -> _Pass:
-    """Decode from the start to frame `last`. A frame after an error counts as damaged up to the next key frame."""
-    place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
-    done, errors, healed = _Pass({}, []), list[av.FFmpegError](), 0
-    with open_video(scan.path) as container:
-        stream = video_stream(scan.path, container)
-        for frame in decoded(packets(container, stream), errors):
-            k = place.get(frame.pts, -1) if place else len(done.stamps)
-            done.stamps.append(frame.pts)
-            if frame.key_frame:
-                healed = len(errors)
-            if k in wanted:
-                done.images[k] = resized_square(frame, scan, size)
-                done.damaged += frame.is_corrupt or len(errors) > healed
-            if k >= last:
-                break
+    """Decode from the start to frame `last`."""
+    done, errors = _Pass({}, []), list[av.FFmpegError]()
+    for k, frame, damaged in _each(scan, errors):
+        done.stamps.append(frame.pts)
+        if k in wanted:
+            done.images[k] = resized_square(frame, scan, size)
+            done.damaged += damaged
+        if k >= last:
+            break
     done.errors = len(errors)
     return done
+
+
+def _each(scan: Scan, errors: list[av.FFmpegError]) -> Iterator[tuple[int, av.VideoFrame, bool]]:
+    """All frames from the start: place (-1: not of the scan), frame, damaged: after an error all are, up to a key frame."""
+    place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
+    with open_video(scan.path) as container:
+        healed = 0
+        for count, frame in enumerate(decoded(packets(container, video_stream(scan.path, container)), errors)):
+            if frame.key_frame:
+                healed = len(errors)
+            yield place.get(frame.pts, -1) if place else count, frame, bool(frame.is_corrupt or len(errors) > healed)
 
 
 def _recounted(scan: Scan, pts: list[int | None], broken: bool) -> Scan:

@@ -7,6 +7,8 @@ decodes those (`decode.py`), or decord where it is named (`decord.py`).
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import av
@@ -68,10 +70,17 @@ def read_frames(
         raise ValueError(f"unknown decoder {decoder!r}; valid: {', '.join(DECODERS)}")
     if size < 1:
         raise ValueError(f"size must be positive, not {size}")
-    rule, place = Rule(count, sampling, fps, window, seed, incomplete), os.fspath(path)
+    rule = Rule(count, sampling, fps, window, seed, incomplete)
+    with local_video(os.fspath(path)) as local:
+        return _read(local, rule, size, decoder)
+
+
+@contextmanager
+def local_video(place: str) -> Iterator[str]:
+    """A path on this machine for a video; what goes wrong with it is a FrameError that names its place."""
     try:
         with local_copy(place) as local:
-            return _read(local, rule, size, decoder)
+            yield local
     except FileNotFoundError as error:
         raise FrameError(place, "missing", "no such file") from error
     except (OSError, PlaceError, UnicodeError) as error:
