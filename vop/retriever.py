@@ -59,7 +59,7 @@ class Retriever:
     def __init__(self, model: RetrievalModel, experiment: Experiment) -> None:
         self.model, self.experiment = model.eval(), experiment
         self.device = model.clip.logit_scale.device
-        self.dim = int(model.clip.text_projection.shape[1])  # E
+        self.dim = model.embedding_width  # E
         self.width = model.video_width
 
     @classmethod

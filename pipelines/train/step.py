@@ -67,7 +67,7 @@ def rows_of(model: RetrievalModel, batch: Batch | None, precision: str) -> tuple
     """The head's rows of texts and videos of a batch, ([B, S], [B, R]); none for no batch."""
     device = model.clip.logit_scale.device
     if batch is None:
-        width = model.clip.visual.proj.shape[1] if model.head.dot else 0
+        width = model.embedding_width if model.head.dot else 0
         nothing = next(iter(model.trainable().values())).sum() * torch.zeros(0, width, device=device)
         return nothing, nothing
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from vop.config import ConfigError, Experiment, kind
 from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
-from vop.model.block import checkpointed, run_block
 from vop.model.head import build_head
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
+from vop.model.walkers import text_of, visual_of
 
 
 class RetrievalModel(nn.Module):
@@ -31,9 +31,9 @@ class RetrievalModel(nn.Module):
         self.clip = backbone.clip
         self.backbone = backbone
         self.frames = experiment.frames.count
-        run = checkpointed if experiment.training.checkpointing else run_block
-        self.text = TextEncoder(self.clip, experiment.text_prompt, run)
-        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, run)
+        again = experiment.training.checkpointing
+        self.text = TextEncoder(self.clip, experiment.text_prompt, again)
+        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, again)
         self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
         if self.head.tokens and experiment.text_prompt.suffix:
             raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
@@ -47,7 +47,7 @@ class RetrievalModel(nn.Module):
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Token ids -> the head's rows [B, S], fp32; of the default head unit embeddings [B, E]."""
         text_BTE = self.text(self.clip, tokens_BT, self.head.tokens).float()
-        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), tokens_BT.argmax(dim=1)
+        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), text_of(self.clip).end(tokens_BT)
         with torch.autocast(text_BTE.device.type, enabled=False):
             return self.head.text_rows(text_BTE, place_T <= end_B[:, None])
 
@@ -79,10 +79,9 @@ class RetrievalModel(nn.Module):
     @cached_property
     def frozen_layers(self) -> int:
         """How many visual layers lie below everything that is trained."""
-        visual, video = self.clip.visual, self.video
-        blocks = visual.transformer.resblocks
-        stem = (visual.conv1, visual.ln_pre, visual.class_embedding, visual.positional_embedding)
-        if any(parameter.requires_grad for part in stem for parameter in _parameters(part)):
+        visual, video = visual_of(self.clip), self.video
+        blocks = visual.blocks
+        if any(parameter.requires_grad for part in visual.stem for parameter in _parameters(part)):
             return 0
         prompted = {*video.below, *video.above, *range(video.split, len(blocks))}
         touched = (i for i, block in enumerate(blocks) if i in prompted or any(p.requires_grad for p in block.parameters()))
@@ -98,10 +97,15 @@ class RetrievalModel(nn.Module):
         return torch.as_tensor(self.clip.logit_scale.exp())
 
     @property
+    def embedding_width(self) -> int:
+        """E, of the space of texts and frames."""
+        return int(text_of(self.clip).embedding_width)
+
+    @property
     @torch.no_grad()
     def video_width(self) -> int:
         """How many numbers the head keeps of a video: R."""
-        frames_BFE = torch.ones(1, self.frames, self.clip.visual.proj.shape[1], device=self.mean_C.device)
+        frames_BFE = torch.ones(1, self.frames, self.embedding_width, device=self.mean_C.device)
         mask_BF = torch.ones_like(frames_BFE[..., 0], dtype=torch.bool)
         return self.head.video_rows(frames_BFE, mask_BF).shape[1]
 
@@ -114,8 +118,8 @@ class RetrievalModel(nn.Module):
         return sum(parameter.numel() for parameter in self.trainable().values())
 
 
-def _parameters(part: nn.Module | Tensor) -> Iterable[Tensor]:
-    return part.parameters() if isinstance(part, nn.Module) else (part,)
+def _parameters(part: nn.Module | Tensor | None) -> Iterable[Tensor]:
+    return part.parameters() if isinstance(part, nn.Module) else () if part is None else (part,)
 
 
 def build_model(experiment: Experiment, backbone: Backbone | None = None) -> RetrievalModel:
