@@ -51,6 +51,11 @@ class BackboneConfig(Section):
         description="OpenAI's activation; null: as the tag asks for. A file does not tell: say it where weights of both kinds "
         "exist",
     )
+    preprocess: str | None = Field(
+        None,
+        description="the tag of open_clip (TAG, or NAME/TAG of another model) whose resizing and normalizing of frames the "
+        "weights were trained with; null: that of their own tag. A file does not tell: say it where tags differ",
+    )
 
 
 class FramesConfig(Section):

@@ -37,8 +37,8 @@ class RetrievalModel(nn.Module):
         self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
         if self.head.tokens and experiment.text_prompt.suffix:
             raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
-        self.register_buffer("mean_C", torch.tensor(backbone.mean) * 255, persistent=False)
-        self.register_buffer("std_C", torch.tensor(backbone.std) * 255, persistent=False)
+        self.register_buffer("mean_C", torch.tensor(backbone.preprocess.mean) * 255, persistent=False)
+        self.register_buffer("std_C", torch.tensor(backbone.preprocess.std) * 255, persistent=False)
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """Token ids [M, T] of captions, cut so that prompts and caption fit the context; the end token is kept."""

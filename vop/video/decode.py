@@ -36,10 +36,25 @@ class Read:
     damaged: int
 
 
-def shrunk(path: str, width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height with the short side at `size`. FrameError for a picture so narrow that this is too large."""
+@dataclass(frozen=True)
+class Square:
+    """What frames become: squares of `size` pixels.
+
+    resize: "shortest", the short side at `size`, then the central square; or "squash", both sides, whatever the aspect.
+    interpolation: "bicubic" or "bilinear", both with antialiasing.
+    """
+
+    size: int
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
+
+
+def shrunk(path: str, width: int, height: int, square: Square) -> tuple[int, int]:
+    """Width and height with the short side, or both, at its size. FrameError for a picture so narrow that this is too large."""
+    if square.resize == "squash":
+        return square.size, square.size
     short = min(width, height)
-    width, height = width * size // short, height * size // short
+    width, height = width * square.size // short, height * square.size // short
     check_size(path, width, height)
     return width, height
 
@@ -50,19 +65,19 @@ def central_square(images_NHWC: Images, size: int) -> Images:
     return images_NHWC[:, top : top + size, left : left + size]
 
 
-def resized_square(frame: av.VideoFrame, scan: Scan, size: int) -> Images:
-    """A frame as it is shown, its short side at `size`, the central square of it: [size, size, 3]."""
-    width, height = shrunk(scan.path, frame.width, frame.height, size)
-    scaled = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
+def resized_square(frame: av.VideoFrame, scan: Scan, square: Square) -> Images:
+    """A frame as it is shown, resized, the central square of it: [size, size, 3]."""
+    width, height = shrunk(scan.path, frame.width, frame.height, square)
+    scaled = frame.reformat(width, height, "rgb24", interpolation=square.interpolation.upper(), threads=1)
     pixels: Images = scaled.to_ndarray().astype(np.uint8, copy=False)
     a, b, c, d = scan.display_matrix
     if not a:
         pixels = pixels.swapaxes(0, 1)
-    square: Images = central_square(pixels[None, :: b + d, :: a + c], size)[0]
-    return square.copy()
+    central: Images = central_square(pixels[None, :: b + d, :: a + c], square.size)[0]
+    return central.copy()
 
 
-def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int) -> Read | None:
+def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, square: Square) -> Read | None:
     """Decode from the random access point before each wanted frame, and no frame that nobody needs.
 
     None if any step is not as the scan expects: a frame that is not shown, or not in its place, or an error.
@@ -81,7 +96,7 @@ def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indic
             for frame in _shown(container, stream, point, {scan.stamps_V[k] for k in (group if point.check else wanted)}, scan):
                 shown.append(place.get(frame.pts, -1))
                 if shown[-1] in wanted:
-                    images[shown[-1]] = resized_square(frame, scan, size)
+                    images[shown[-1]] = resized_square(frame, scan, square)
                     damaged += frame.is_corrupt
         except av.FFmpegError:
             return None
@@ -123,7 +138,7 @@ class _Pass:
     damaged: int = 0
 
 
-def in_order(scan: Scan, rule: Rule, size: int) -> Read:
+def in_order(scan: Scan, rule: Rule, square: Square) -> Read:
     """Decode every candidate, and check that the frames shown are those expected of the packets.
 
     Where some packets show no frame though none of them is broken, the frames that do show are what there is
@@ -131,13 +146,13 @@ def in_order(scan: Scan, rule: Rule, size: int) -> Read:
     """
     wanted = set(rule.choose(scan).tolist())
     last = int(rule.candidates(scan)[-1])
-    done = _pass(scan, wanted, last, size)
+    done = _pass(scan, wanted, last, square)
     expected = done.stamps == scan.stamps_V[: last + 1] if scan.stamps_V else len(done.stamps) == last + 1
     broken = done.errors > 0 and bool(scan.stamps_V)
     if not expected and (not broken or rule.incomplete == "take"):
-        scan = _recounted(scan, _pass(scan, set(), sys.maxsize, size).stamps, broken)
+        scan = _recounted(scan, _pass(scan, set(), sys.maxsize, square).stamps, broken)
         wanted = set(rule.choose(scan).tolist())
-        done = _pass(scan, wanted, max(wanted), size)
+        done = _pass(scan, wanted, max(wanted), square)
     lost = wanted - done.images.keys()
     if lost:
         held = f"{len(done.stamps)} of {last + 1} frames can be read"
@@ -145,7 +160,7 @@ def in_order(scan: Scan, rule: Rule, size: int) -> Read:
     return Read(scan, np.stack([done.images[k] for k in sorted(wanted)]), done.damaged)
 
 
-def _pass(scan: Scan, wanted: set[int], last: int, size: int) -> _Pass:
+def _pass(scan: Scan, wanted: set[int], last: int, square: Square) -> _Pass:
     """Decode from the start to frame `last`. A frame after an error counts as damaged up to the next key frame."""
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
     done, errors, healed = _Pass({}, []), list[av.FFmpegError](), 0
@@ -157,7 +172,7 @@ def _pass(scan: Scan, wanted: set[int], last: int, size: int) -> _Pass:
             if frame.key_frame:
                 healed = len(errors)
             if k in wanted:
-                done.images[k] = resized_square(frame, scan, size)
+                done.images[k] = resized_square(frame, scan, square)
                 done.damaged += frame.is_corrupt or len(errors) > healed
             if k >= last:
                 break

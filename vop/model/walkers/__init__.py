@@ -127,6 +127,14 @@ def refusal(clip: nn.Module) -> str:
         return str(error)
 
 
+def is_openai_like(clip: Any) -> bool:
+    """Whether weights, activation, heads and sizes say all of a CLIP: it is built like OpenAI's."""
+    text, visual = text_of(clip), visual_of(clip)
+    plain = not other_than((clip, clip.visual), (open_clip.CLIP, open_clip.transformer.VisionTransformer))
+    blocks = other_than((*text.blocks, *visual.blocks), (open_clip.transformer.ResidualAttentionBlock,))
+    return plain and not blocks and visual.reads_class_token and text.causal and text.pool == "argmax"
+
+
 def other_than(parts: Iterable[Any], known: tuple[type, ...]) -> str:
     """The class of the first part that is exactly none of the known ones; "" if there is none."""
     return next((type(part).__name__ for part in parts if type(part) not in known), "")

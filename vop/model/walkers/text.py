@@ -10,6 +10,7 @@ import torch
 from open_clip.transformer import TextTransformer
 from torch import Tensor, nn
 
+from vop.config import ConfigError
 from vop.model.walkers.clip import blocks_refusal
 
 
@@ -70,6 +71,11 @@ class Walker:
         if self.pool == "eos":
             return (tokens_BT == self.eos).int().argmax(dim=1)
         return tokens_BT.argmax(dim=1)  # the end token has the highest id
+
+    def check(self, tokens_BT: Tensor) -> None:
+        """Raise ConfigError for a text without the end token that is read: its start would be read instead."""
+        if self.pool == "eos" and not bool((tokens_BT == self.eos).any(dim=1).all()):
+            raise ConfigError(f"backbone.name: the tokenizer ends texts otherwise than with the token {self.eos} that is read")
 
     def project(self, hidden: Tensor) -> Tensor:
         """What leaves the last layer [..., D] -> the joint space [..., E]."""
