@@ -39,6 +39,7 @@ RENAMES: dict[str, set[str]] = {
     "backbone.name": VISUAL,
     "backbone.pretrained": VISUAL,
     "backbone.quick_gelu": VISUAL,
+    "backbone.preprocess": ALL,
     "benchmark.name": STORED,
     "benchmark.videos": STORED,
     "benchmark.annotations": STORED,
@@ -66,6 +67,7 @@ RENAMES: dict[str, set[str]] = {
     "training.head_learning_rate": NONE,
     "training.weight_decay": NONE,
     "training.warmup": NONE,
+    "training.loss": NONE,
     "training.precision": {ACTIVATIONS},
     "training.checkpointing": NONE,
     "training.chunk_size": NONE,
@@ -95,11 +97,13 @@ BESIDE = {
     "frames.fps": ["frames.sampling=fps"],
     "data.jpeg_quality": ["data.codec=jpeg"],
     "tuning.name": ["tuning.name=proj"],
+    "training.loss": ["backbone.name=ViT-toy-with-a-bias", "backbone.pretrained=random"],
 }
 VALUES = {
     "backbone.name": "ViT-toy-of-other-heads",
     "backbone.pretrained": "random",
     "backbone.quick_gelu": "true",
+    "backbone.preprocess": "ViT-B-16-SigLIP/webli",
     "benchmark.name": "gallery",
     "benchmark.encoding": "latin-1",
     "benchmark.shared_videos": "allow",
@@ -176,6 +180,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     toy = json.loads((Path(__file__).parents[1] / "vop" / "backbones" / "ViT-toy.json").read_text())
     config = {**toy, "vision_cfg": {**toy["vision_cfg"], "head_width": 32}}
     (folder / f"{VALUES['backbone.name']}.json").write_text(json.dumps(config))
+    (folder / "ViT-toy-with-a-bias.json").write_text(json.dumps({**toy, "init_logit_bias": -10}))
     open_clip.add_model_config(folder)
     found = []
     for number, clip in enumerate(plan()[0][:2]):

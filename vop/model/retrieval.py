@@ -12,6 +12,7 @@ from vop.config import ConfigError, Experiment, kind
 from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
 from vop.model.head import build_head
+from vop.model.loss import contrastive_loss, sigmoid_loss
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
 from vop.model.walkers import text_of, visual_of
@@ -34,6 +35,9 @@ class RetrievalModel(nn.Module):
         again = experiment.training.checkpointing
         self.text = TextEncoder(self.clip, experiment.text_prompt, again)
         self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, again)
+        self.sigmoid = experiment.training.loss == "sigmoid"
+        if self.sigmoid and self.clip.logit_bias is None:
+            raise ConfigError(f"training.loss: sigmoid needs a logit bias, {experiment.backbone.name} has none (SigLIP's have)")
         self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
         if self.head.tokens and experiment.text_prompt.suffix:
             raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
@@ -108,6 +112,12 @@ class RetrievalModel(nn.Module):
         frames_BFE = torch.ones(1, self.frames, self.embedding_width, device=self.mean_C.device)
         mask_BF = torch.ones_like(frames_BFE[..., 0], dtype=torch.bool)
         return self.head.video_rows(frames_BFE, mask_BF).shape[1]
+
+    def loss(self, scores_BB: Tensor) -> Tensor:
+        """The loss of a text-by-video matrix of the head's scores, a scalar; the bias of a sigmoid is never trained."""
+        if self.sigmoid:
+            return sigmoid_loss(scores_BB * self.scale + self.clip.logit_bias)
+        return contrastive_loss(scores_BB * self.scale)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""

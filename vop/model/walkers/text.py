@@ -95,7 +95,7 @@ class Walker:
 
     def refusal(self) -> str:
         """Why the tower cannot be walked; "" if it can."""
-        if getattr(self.tower, "cls_emb", None) is not None or getattr(self.tower, "use_pad_mask", False):
+        if len(self.positions) != self.tower.context_length or getattr(self.tower, "use_pad_mask", False):
             return "its text tower has a class token or masks its padding"
         if self.pool not in ("argmax", "eos") and (self.causal or self.pool != "last"):
             return f"its text tower does not read its end-of-text token (pool_type {self.pool})"
