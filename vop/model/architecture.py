@@ -30,10 +30,8 @@ def layers_of_backbone(name: str) -> tuple[int, int]:
 def _blocks_of_timm(visual: dict[str, Any]) -> int:
     """Only a tower of timm itself tells how many blocks it has; 0 for one that is not made of them."""
     import timm
-    import torch
 
-    with torch.device("meta"):
-        return len(getattr(timm.create_model(visual["timm_model_name"], pretrained=False), "blocks", ()))
+    return len(getattr(timm.create_model(visual["timm_model_name"], pretrained=False, device="meta"), "blocks", ()))
 
 
 def refusal_of(config: dict[str, Any]) -> str:
