@@ -96,6 +96,9 @@ class TimmWalker(VisualWalker):
         ]
         if unknown := next(filter(None, parts), ""):
             return f"its layers have {unknown}, which is not known here"
+        own, said = self.tower.patch_embed.img_size, self.holder.image_size
+        if own != said:
+            return f"its configuration says {said[0]} pixels, its visual tower takes {own[0]}"
         if any(getattr(block.attn, "gate", None) is not None for block in self.blocks):
             return "its attention has a gate, which is not known here"
         if getattr(self.tower, "rope_mixed", False) or any(getattr(b.attn, "num_kv_groups", 1) > 1 for b in self.blocks):
