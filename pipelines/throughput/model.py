@@ -20,12 +20,12 @@ from torch import Tensor
 from pipelines.data.reader import Batch
 from pipelines.throughput import interleaved, median_ratio
 from pipelines.train.step import backward
-from vop.config import Experiment, load_experiment
+from vop.config import ConfigError, Experiment, load_experiment
 from vop.model import block, frozen
 from vop.model.backbone import Backbone, load_backbone
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model
-from vop.model.walkers import visual_of
+from vop.model.walkers import is_openai_like, visual_of
 
 PAIRS = 4
 CAPTION = "a person in a red shirt is riding a bicycle along the beach"  # 14 tokens; MSR-VTT's have 12 on average
@@ -53,6 +53,10 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[StepCost]:
     """
     base = load_experiment({"backbone": {"pretrained": "random", "quick_gelu": True}}, overrides)
     backbone = load_backbone(base.backbone)
+    if not is_openai_like(backbone.clip):
+        raise ConfigError(
+            f"backbone.name: {base.backbone.name} is not built like OpenAI's CLIPs, which alone have a plain way here"
+        )
     reused = {name: _reused_step(_experiment(base, name), backbone) for name in (LAST_FOUR, LAST)}
     split = f"video_encoder.split_layer={max(1, len(visual_of(backbone.clip).blocks) * 2 // 3)}"
     ways: dict[str, tuple[Callable[[], Tensor], str, float | None]] = {

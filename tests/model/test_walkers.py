@@ -9,6 +9,7 @@ from collections import Counter
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NoReturn
+from unittest.mock import patch
 
 import open_clip
 import pytest
@@ -18,7 +19,7 @@ from torch import Tensor
 from tests.support.families import FAMILIES, VOCABULARY, as_open_clip, config_of, disturb, family
 from vop.config import BackboneConfig, ConfigError, load_experiment
 from vop.model import check, walkers
-from vop.model.backbone import Backbone, load_backbone, load_tokenizer, shape_of_backbone
+from vop.model.backbone import Backbone, hash_weights, load_backbone, load_tokenizer, shape_of_backbone
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model
 from vop.model.walkers import text_of, visual_of
@@ -72,6 +73,49 @@ def test_prompts_are_seen(backbone: Backbone) -> None:
     tokens = plain.tokenize(CAPTIONS)[:, : model.backbone.context_length - model.text.shift]
     assert not close(model.text(model.clip, tokens), plain.text(plain.clip, tokens), 1e-3)
     assert not close(frames_of(model)[0], frames_of(plain)[0], 1e-3)
+
+
+@torch.no_grad()
+def test_prompts_are_tokens_like_others_that_have_no_place_in_the_picture(backbone: Backbone) -> None:
+    """A block's own forward, with prompts behind the class token: what it makes of the others."""
+    visual = visual_of(backbone.clip)
+    pixels_NCHW = torch.randn(2, 3, backbone.size, backbone.size, generator=torch.Generator().manual_seed(0))
+    tokens, first = visual.enter(visual.embed(pixels_NCHW)), int(visual.class_token)
+    prompts = torch.randn(1, 5, visual.width, generator=torch.Generator().manual_seed(1))
+    whole = torch.cat([tokens[:, :first], prompts.expand(2, -1, -1), tokens[:, first:]], dim=1)
+    rope = getattr(visual.tower, "rope", None)
+    for block in visual.blocks:
+        if rope is None:
+            own = block(whole)
+        else:
+            with patch.object(block.attn, "num_prefix_tokens", first + 5):
+                own = block(whole, rope=rope.get_embed())
+        expected = torch.cat([own[:, :first], own[:, first + 5 :]], dim=1)
+        assert close(visual.run(block, tokens, prompts), expected)
+        assert not close(visual.run(block, tokens), expected, 1e-3)
+        assert close(visual.run(block, tokens, prompts, rows=slice(0, None, 3)), expected[:, ::3])
+
+
+@torch.no_grad()
+def test_frames_in_one_sequence_have_the_same_places(backbone: Backbone) -> None:
+    """Keys that are there twice change nothing: two equal frames are as one."""
+    visual = visual_of(backbone.clip)
+    pixels_NCHW = torch.randn(2, 3, backbone.size, backbone.size, generator=torch.Generator().manual_seed(0))
+    tokens = visual.enter(visual.embed(pixels_NCHW))
+    for block in visual.blocks:
+        alone = visual.run(block, tokens)
+        assert close(visual.run(block, torch.cat([tokens, tokens], dim=1)), torch.cat([alone, alone], dim=1))
+
+
+@torch.no_grad()
+def test_in_bf16_it_is_nearly_the_same(backbone: Backbone) -> None:
+    model = make(backbone)
+    tokens, (pixels, mask) = model.tokenize(CAPTIONS), videos(model)
+    exact = model(pixels, mask, tokens)
+    with torch.autocast("cpu", torch.bfloat16):
+        rounded = model(pixels, mask, tokens)
+    for one, other in zip(exact, rounded, strict=True):
+        assert one.dtype == other.dtype == torch.float32 and (one * other).sum(-1).min() > 0.995
 
 
 @torch.no_grad()
@@ -270,6 +314,15 @@ def test_a_checkpoint_of_transformers_is_named(tmp_path: Path) -> None:
         with pytest.raises(ConfigError, match=rf"{re.escape(str(place))} is a checkpoint of Transformers") as raised:
             load_backbone(BackboneConfig(name="ViT-toy", pretrained=str(place)))
         assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["ViT-B-32-SigLIP2-256", "EVA02-B-16", "MobileCLIP-B", "ViT-L-14-CLIPA"])
+def test_weights_of_a_file(tmp_path: Path, name: str) -> None:
+    own = family(tmp_path, name)
+    torch.save(own.clip.state_dict(), tmp_path / "weights.pt")
+    with as_open_clip(tmp_path, name, config_of(name)) as config:
+        loaded = load_backbone(config.model_copy(update={"pretrained": str(tmp_path / "weights.pt")}))
+    assert loaded.weights == hash_weights(own.clip) != own.weights, "which was of before they were disturbed"
 
 
 @pytest.mark.parametrize("stem", FILES)

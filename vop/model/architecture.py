@@ -20,9 +20,9 @@ RANDOM, FILE = "random", "file"  # what `backbone.pretrained` may be beside a ta
 def layers_of_backbone(name: str) -> tuple[int, int]:
     """Layers of the text and of the visual encoder of an open_clip model. ConfigError if there is none of that name."""
     found = model_config(name)
-    text, visual = found["text_cfg"], found["vision_cfg"]
     if reason := refusal_of(found):
         raise ConfigError(NOT_A_VIT.format(name, reason))
+    text, visual = found["text_cfg"], found["vision_cfg"]
     layers = _blocks_of_timm(visual) if "timm_model_name" in visual else visual.get("layers", 12)
     return int(text.get("layers", 12)), int(layers)
 

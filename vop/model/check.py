@@ -31,11 +31,11 @@ def check_walk(name: str, clip: Any, size: int) -> None:
         "visual": (video(clip, pixels_NCHW, 1)[:, 0], clip.encode_image(pixels_NCHW)),
     }
     for tower, (walked, own) in towers.items():
-        error = float((walked - own).abs().max() / own.abs().max())
-        if not error <= MOST:
+        error, largest = float((walked - own).abs().max()), float(own.abs().max())
+        if not error <= MOST * largest:  # nor if one is not a number
             raise ConfigError(
                 f"backbone.name: the layers of {name}'s {tower} tower compute something that is not known here: without "
-                f"prompts its embeddings differ by {error:.0e} from its own (docs/backbones.md lists what is known)"
+                f"prompts its embeddings differ by {error / largest:.0e} from its own (docs/backbones.md lists what is known)"
             )
 
 

@@ -19,13 +19,7 @@ from vop.model.walkers import refusal
 from vop.model.weights import read_state
 
 OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # entries that only OpenAI's own archives carry
-TRANSFORMERS = (
-    "vision_model.",
-    "text_model.",
-    "model.vision_model.",
-    "model.text_model.",
-)  # beginnings of its names of tensors
-
+TRANSFORMERS = ("vision_model.", "text_model.", "model.vision_model.", "model.text_model.")  # so begin its tensors' names
 FROM_TRANSFORMERS = (
     "backbone.pretrained: {0} is a checkpoint of Transformers, whose tensors have other names: give open_clip's file of the "
     "same weights (open_clip_model.safetensors, open_clip_pytorch_model.bin) or a tag of {1}"

@@ -25,7 +25,6 @@ class VisualWalker:
     """tower: what holds the blocks; holder: the CLIP's `visual`, of timm's towers open_clip's wrapper around it."""
 
     towers: tuple[type, ...] = ()
-    class_token = True  # the first token of a frame stands for the frame
 
     def __init__(self, holder: nn.Module) -> None:
         self.holder: Any = holder
@@ -40,6 +39,11 @@ class VisualWalker:
     def width(self) -> int:
         """D, of the tokens."""
         raise NotImplementedError
+
+    @property
+    def class_token(self) -> bool:
+        """Whether the first token of a frame stands for the frame."""
+        return True
 
     @property
     def tokens(self) -> int:

@@ -46,7 +46,7 @@ class TimmWalker(VisualWalker):
         return tower.patch_embed, tower.norm_pre, tower.cls_token, tower.pos_embed, tower.reg_token
 
     @property
-    def class_token(self) -> bool:  # type: ignore[override]
+    def class_token(self) -> bool:
         """SigLIP, ViTamin and the largest PE-Core have none."""
         return bool(self.tower.num_prefix_tokens)
 
