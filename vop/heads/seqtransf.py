@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from vop.config import ConfigError, HeadConfig
 from vop.model.block import run_block
 from vop.model.head import FrameStage
-from vop.model.walkers import text_of
+from vop.model.walkers import embedding_width, text_of
 
 LEARNING_RATE = 1e-4
 HEAD_WIDTH, INIT_STD = 64, 0.02
@@ -39,7 +39,7 @@ class Stage(FrameStage):
     def __init__(self, config: Config, clip: open_clip.CLIP, frames: int) -> None:
         super().__init__(config, clip, frames)
         text = text_of(clip)
-        E, context, blocks = text.embedding_width, len(text.positions), text.blocks
+        E, context, blocks = embedding_width(clip), len(text.positions), text.blocks
         if frames > context:
             raise ConfigError(f"frames.count: {frames} frames, {config.name} has positions for {context}, as CLIP's texts")
         copied = text.width == E

@@ -15,7 +15,7 @@ from vop.model.head import build_head
 from vop.model.loss import contrastive_loss, sigmoid_loss
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
-from vop.model.walkers import text_of, visual_of
+from vop.model.walkers import embedding_width, text_of, visual_of
 
 
 class RetrievalModel(nn.Module):
@@ -103,7 +103,7 @@ class RetrievalModel(nn.Module):
     @property
     def embedding_width(self) -> int:
         """E, of the space of texts and frames."""
-        return int(text_of(self.clip).embedding_width)
+        return embedding_width(self.clip)
 
     @property
     @torch.no_grad()

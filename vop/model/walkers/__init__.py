@@ -121,6 +121,15 @@ def _walker(tower: Any, which: str) -> Any:
     return walkers()[type(tower)]
 
 
+def embedding_width(clip: Any) -> int:
+    """E, of the joint space of texts and frames."""
+    tower = getattr(clip, "text", clip)
+    projection = tower.text_projection
+    if isinstance(projection, nn.Linear):
+        return projection.out_features
+    return int((tower.positional_embedding if projection is None else projection).shape[1])
+
+
 def refusal(clip: nn.Module) -> str:
     """Why a CLIP, which may be on the meta device, cannot be walked, as half a sentence; "" if its structure is walked."""
     if type(clip) not in CLIPS:

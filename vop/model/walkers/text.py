@@ -52,14 +52,6 @@ class Walker:
         found: nn.Module | Tensor | None = self.tower.text_projection
         return found
 
-    @property
-    def embedding_width(self) -> int:
-        """E, of the joint space."""
-        projection = self.projection
-        if isinstance(projection, nn.Linear):
-            return projection.out_features
-        return self.width if projection is None else int(torch.as_tensor(projection).shape[1])
-
     def embed(self, tokens_BT: Tensor) -> Tensor:
         """Token ids -> [B, T, D], without positions."""
         return torch.as_tensor(self.tower.token_embedding(tokens_BT))
