@@ -28,6 +28,8 @@ PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 PARTS: dict[str, Callable[[], str]] = {
     "methods": reference.methods,
     "benchmarks": reference.benchmarks,
+    "backbones": reference.backbones,
+    "refused-backbones": reference.refused_backbones,
     "recipes": reference.recipe_list,
     "prompts": lambda: reference.table(["`video_prompt.name`", ""], reference.files(ROOT / "vop/prompts")),
     "tuning": lambda: reference.table(["`tuning.name`", ""], reference.files(ROOT / "vop/tuning")),

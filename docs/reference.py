@@ -5,17 +5,23 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, get_args, get_origin
 
+import open_clip
 import typer
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from pipelines.cli import app
 from vop.benchmarks import SPLITS
-from vop.config import PACKAGES, Experiment, kind, kinds, load_experiment, recipe_file, recipes
+from vop.config import PACKAGES, BackboneConfig, ConfigError, Experiment, kind, kinds, load_experiment, recipe_file, recipes
 from vop.config.experiment import BASES
+from vop.model.architecture import context_length, image_size
+from vop.model.backbone import shape_of_backbone
+from vop.model.preprocess import Preprocess, preprocess_of
+from vop.model.walkers import text_of, visual_of
 from vop.paper.counts import count_methods
 from vop.paper.methods import paper_key, paper_results
 
@@ -76,6 +82,65 @@ def counted(videos: int | None, captions: int | None) -> str:
     if videos is None:
         return "" if captions is None else f"{captions:,} captions"
     return f"{videos:,} videos" + (f", {captions:,} captions" if captions not in (None, videos) else "")
+
+
+@cache
+def clips() -> dict[str, tuple[list[str], str, str]]:
+    """Of each model of open_clip that has weights: their tags, what its towers are like, and why it is refused, if it is.
+
+    Built on the meta device, once for all models whose configurations differ in numbers alone; but of timm's towers the
+    name's number must be the size of the pictures, so that these two are compared.
+    """
+    found, known = {}, dict[str, tuple[str, str]]()
+    for name in open_clip.list_models():
+        if tags := open_clip.list_pretrained_tags_by_model(name):
+            config = open_clip.get_model_config(name)
+            vision = config["vision_cfg"]
+            agree = str(vision.get("image_size")) in vision.get("timm_model_name", "")
+            shape = f"{re.sub(r'[0-9]+', '', json.dumps(config))} {agree}"
+            if shape not in known:
+                known[shape] = _towers(name)
+            found[name] = (tags, *known[shape])
+    return found
+
+
+def _towers(name: str) -> tuple[str, str]:
+    try:
+        clip = shape_of_backbone(BackboneConfig(name=name, pretrained="random")).clip
+    except ConfigError as error:
+        return "", str(error).partition(" can enter: ")[2].partition(" (docs")[0].replace(name, "it")
+    text, visual = text_of(clip), visual_of(clip)
+    said = {"no class token": not visual.class_token, "texts not causal": not text.causal}
+    return ", ".join([code(type(visual).__module__.rpartition(".")[2]), *(word for word, true in said.items() if true)]), ""
+
+
+def backbones() -> str:
+    """The models that are walked, with the tags of their weights."""
+    rows, count = [], 0
+    for name, (tags, towers, refused) in clips().items():
+        if refused:
+            continue
+        count += len(tags)
+        config = BackboneConfig(name=name, pretrained=tags[0])
+        ways = dict.fromkeys(_resized(preprocess_of(BackboneConfig(name=name, pretrained=tag))) for tag in tags)
+        size, texts = image_size(config), context_length(config)
+        rows.append([code(name), " ".join(map(code, tags)), size, " or ".join(ways), texts, towers])
+    total = sum(len(tags) for tags, *_ in clips().values())
+    about = f"{count} of the {total} tags of open_clip {open_clip.__version__}:\n\n"
+    return about + table(["`backbone.name`", "`backbone.pretrained`", "pixels", "resized", "tokens", "walker"], rows)
+
+
+def _resized(preprocess: Preprocess) -> str:
+    return {"shortest": "cut", "squash": "squashed"}[preprocess.resize] + f", {preprocess.interpolation}"
+
+
+def refused_backbones() -> str:
+    """The models that are not walked, by the reason."""
+    reasons: dict[str, list[str]] = {}
+    for name, (_, _, refused) in clips().items():
+        if refused:
+            reasons.setdefault(re.sub(r"tower is \S+ of", "tower is a model of", refused), []).append(code(name))
+    return table(["why", "`backbone.name`"], [[reason, " ".join(names)] for reason, names in reasons.items()])
 
 
 def recipe_list() -> str:

@@ -16,6 +16,7 @@ import pytest
 from pydantic import BaseModel
 
 from pipelines.data.activations import activations_of
+from pipelines.data.options import store_options
 from pipelines.data.store import read_manifest
 from pipelines.search.search import index
 from pipelines.sweep.record import key_of
@@ -23,6 +24,7 @@ from pipelines.sweep.space import FIXED
 from tests.support.stores import write_store
 from vop.benchmarks import Record
 from vop.config import Experiment, Section, kind, kinds, load_experiment
+from vop.fingerprint import fingerprint
 from vop.model.adapter import adapter_of
 from vop.model.retrieval import build_model
 from vop.toy.videos import frames_of, plan, write_video
@@ -39,6 +41,7 @@ RENAMES: dict[str, set[str]] = {
     "backbone.name": VISUAL,
     "backbone.pretrained": VISUAL,
     "backbone.quick_gelu": VISUAL,
+    "backbone.preprocess": ALL,
     "benchmark.name": STORED,
     "benchmark.videos": STORED,
     "benchmark.annotations": STORED,
@@ -66,6 +69,7 @@ RENAMES: dict[str, set[str]] = {
     "training.head_learning_rate": NONE,
     "training.weight_decay": NONE,
     "training.warmup": NONE,
+    "training.loss": NONE,
     "training.precision": {ACTIVATIONS},
     "training.checkpointing": NONE,
     "training.chunk_size": NONE,
@@ -95,11 +99,13 @@ BESIDE = {
     "frames.fps": ["frames.sampling=fps"],
     "data.jpeg_quality": ["data.codec=jpeg"],
     "tuning.name": ["tuning.name=proj"],
+    "training.loss": ["backbone.name=ViT-toy-with-a-bias", "backbone.pretrained=random"],
 }
 VALUES = {
     "backbone.name": "ViT-toy-of-other-heads",
     "backbone.pretrained": "random",
     "backbone.quick_gelu": "true",
+    "backbone.preprocess": "ViT-B-16-SigLIP/webli",
     "benchmark.name": "gallery",
     "benchmark.encoding": "latin-1",
     "benchmark.shared_videos": "allow",
@@ -176,6 +182,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> list[Record]:
     toy = json.loads((Path(__file__).parents[1] / "vop" / "backbones" / "ViT-toy.json").read_text())
     config = {**toy, "vision_cfg": {**toy["vision_cfg"], "head_width": 32}}
     (folder / f"{VALUES['backbone.name']}.json").write_text(json.dumps(config))
+    (folder / "ViT-toy-with-a-bias.json").write_text(json.dumps({**toy, "init_logit_bias": -10}))
     open_clip.add_model_config(folder)
     found = []
     for number, clip in enumerate(plan()[0][:2]):
@@ -243,6 +250,19 @@ def test_activations_and_frames_follow_the_files(records: list[Record], tmp_path
     moved = [Record(record.video_id, record.path, record.captions, "test", window=(0.0, 0.5)) for record in records]
     one, other = (caches_of(experiment_of(tmp_path / name), records) for name in ("one", "two"))
     assert one[ACTIVATIONS] == other[ACTIVATIONS] != caches_of(experiment, moved)[ACTIVATIONS]
+
+
+@pytest.mark.parametrize(
+    ("overrides", "expected"),
+    [([], "0c4f9d470ac80aa5"), (["frames.sampling=fps", "data.codec=jpeg"], "a98616fa21d6cf62")],
+)
+def test_stores_of_earlier_versions_are_used(overrides: list[str], expected: str) -> None:
+    assert fingerprint(store_options(load_experiment("", overrides), 224).identity) == expected
+
+
+def test_what_was_indexed_by_earlier_versions_is_used() -> None:
+    toy = load_experiment({"backbone": {"name": "ViT-toy", "pretrained": "ViT-toy.safetensors"}})
+    assert fingerprint(build_model(toy).backbone.identity) == "96a5d0c2160f26aa"
 
 
 def test_a_sweep_tells_its_points_and_seeds_apart() -> None:

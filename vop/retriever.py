@@ -59,7 +59,7 @@ class Retriever:
     def __init__(self, model: RetrievalModel, experiment: Experiment) -> None:
         self.model, self.experiment = model.eval(), experiment
         self.device = model.clip.logit_scale.device
-        self.dim = int(model.clip.text_projection.shape[1])  # E
+        self.dim = model.embedding_width  # E
         self.width = model.video_width
 
     @classmethod
@@ -170,10 +170,20 @@ class Retriever:
     def _read(self, path: str) -> tuple[Images, Mask] | FrameError:
         """The frames that an evaluation takes: where training draws at random, the middle ones of those that it draws from."""
         config, size = self.experiment.frames, self.model.backbone.size
+        how = self.model.backbone.preprocess
         drawn = config.sampling == "random"
         stored, sampling = (config.count * config.candidates, "uniform") if drawn else (config.count, config.sampling)
         try:
-            frames = read_frames(path, stored, size, sampling, fps=config.fps, decoder=config.decoder)
+            frames = read_frames(
+                path,
+                stored,
+                size,
+                sampling,
+                fps=config.fps,
+                decoder=config.decoder,
+                resize=how.resize,
+                interpolation=how.interpolation,
+            )
         except FrameError as error:
             return error
         picked, place_F = sample_indices(int(frames.mask_F.sum()), config.count, "uniform"), np.arange(config.count)

@@ -24,6 +24,7 @@ from vop.benchmarks import Record
 from vop.config import Experiment
 from vop.fingerprint import fingerprint
 from vop.model.retrieval import RetrievalModel
+from vop.model.walkers import visual_of
 from vop.places import PlaceError, absolute, amount, is_remote
 
 logger = logging.getLogger(__name__)
@@ -112,9 +113,9 @@ def reusable(model: RetrievalModel, experiment: Experiment) -> tuple[int, int, i
     fixed = experiment.frames.sampling != "random" and experiment.data.store
     if not fixed or not model.frozen_layers or not experiment.data.activations_gb:
         return None
-    visual = model.clip.visual
-    tokens = 1 if model.frozen_layers == len(visual.transformer.resblocks) else len(visual.positional_embedding)
-    return model.frames, tokens, visual.conv1.out_channels
+    visual = visual_of(model.clip)
+    only_class = visual.reads_class_token and model.frozen_layers == len(visual.blocks)
+    return model.frames, 1 if only_class else visual.tokens, visual.width
 
 
 def bytes_of(shape: tuple[int, int, int] | None) -> int:

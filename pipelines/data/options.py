@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any
 
 from pyarrow import fs
@@ -12,6 +12,7 @@ from pyarrow import fs
 from vop.benchmarks import Record
 from vop.config import Experiment
 from vop.fingerprint import fingerprint
+from vop.model.preprocess import preprocess_of
 from vop.places import absolute, file_infos, join
 from vop.video.frames import Frames, read_frames
 
@@ -23,7 +24,7 @@ class StoreOptions:
     """size: pixels of a frame's sides; count: frames that a reader gets; stored: frames that there are to choose from.
 
     store: whether training videos are stored too; sampling, fps, decoder, incomplete: of `FramesConfig`; codec, quality: of
-    `DataConfig`.
+    `DataConfig`; resize, interpolation: of the backbone's `Preprocess`.
     """
 
     size: int
@@ -36,11 +37,17 @@ class StoreOptions:
     incomplete: str
     codec: str
     quality: int
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
 
     @property
     def identity(self) -> dict[str, Any]:
         """All that the frames of a video depend on beside its file and its window, JSON-ready."""
-        return {"version": STORE_VERSION, **asdict(self)}
+        told = asdict(self)
+        for field in fields(self):
+            if told[field.name] == field.default:  # stores of before these fields were there are named without them
+                del told[field.name]
+        return {"version": STORE_VERSION, **told}
 
     def read(self, path: str, window: Sequence[float] | None, seed: int | None = None) -> Frames:
         """The frames of a video that a training step takes: as stored, or with a seed those that it draws."""
@@ -54,13 +61,25 @@ class StoreOptions:
 
     def _frames(self, path: str, window: Sequence[float] | None, count: int, sampling: str, seed: int) -> Frames:
         span = (float(window[0]), float(window[1])) if window is not None else None
-        how = (path, count, self.size, sampling)
-        return read_frames(*how, fps=self.fps, window=span, decoder=self.decoder, seed=seed, incomplete=self.incomplete)
+        return read_frames(
+            path,
+            count,
+            self.size,
+            sampling,
+            fps=self.fps,
+            window=span,
+            decoder=self.decoder,
+            seed=seed,
+            incomplete=self.incomplete,
+            resize=self.resize,
+            interpolation=self.interpolation,
+        )
 
 
 def store_options(experiment: Experiment, image_size: int) -> StoreOptions:
     """The options of an experiment's store; image_size: of its backbone."""
     frames, data = experiment.frames, experiment.data
+    preprocess = preprocess_of(experiment.backbone)
     candidates = frames.candidates if frames.sampling == "random" else 1
     return StoreOptions(
         size=image_size,
@@ -73,6 +92,8 @@ def store_options(experiment: Experiment, image_size: int) -> StoreOptions:
         incomplete=frames.incomplete,
         codec=data.codec,
         quality=data.jpeg_quality if data.codec == "jpeg" else 0,
+        resize=preprocess.resize,
+        interpolation=preprocess.interpolation,
     )
 
 

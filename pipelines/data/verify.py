@@ -204,15 +204,16 @@ def _elsewhere(missing: Sequence[Record], videos: str) -> dict[str, str]:
 
 def _captions_cut(records: Sequence[Record], experiment: Experiment) -> tuple[list[int], int]:
     """How many captions of each record have more tokens than the model reads, and how many it reads, both ends included."""
+    from vop.model.architecture import caption_tokens
     from vop.model.backbone import load_tokenizer
 
     tokenizer, context_length = load_tokenizer(experiment.backbone)
-    limit = context_length - experiment.text_prompt.length
+    limit = min(context_length, caption_tokens(experiment) + 2)
     owners = [place for place, record in enumerate(records) for _ in record.captions]
     texts = [caption for record in records for caption in record.captions]
     cut = Counter[int]()
     for start in range(0, len(texts), TEXTS):
-        # A text that is not cut leaves the place after the limit empty.
-        last = tokenizer(texts[start : start + TEXTS], context_length=limit + 1)[:, limit]
-        cut.update(owners[start + int(place)] for place in last.nonzero()[:, 0])
+        # A text that is not cut leaves padding in the place after the limit, as one without words does.
+        *last, padding = tokenizer([*texts[start : start + TEXTS], ""], context_length=limit + 1)[:, limit].tolist()
+        cut.update(owners[start + place] for place, token in enumerate(last) if token != padding)
     return [cut[place] for place in range(len(records))], limit

@@ -20,12 +20,12 @@ from torch import Tensor
 from pipelines.data.reader import Batch
 from pipelines.throughput import interleaved, median_ratio
 from pipelines.train.step import backward
-from vop.config import Experiment, load_experiment
+from vop.config import ConfigError, Experiment, load_experiment
 from vop.model import block, frozen
 from vop.model.backbone import Backbone, load_backbone
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model
-from vop.model.video_encoder import embed
+from vop.model.walkers import is_openai_like, visual_of
 
 PAIRS = 4
 CAPTION = "a person in a red shirt is riding a bicycle along the beach"  # 14 tokens; MSR-VTT's have 12 on average
@@ -53,8 +53,12 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[StepCost]:
     """
     base = load_experiment({"backbone": {"pretrained": "random", "quick_gelu": True}}, overrides)
     backbone = load_backbone(base.backbone)
+    if not is_openai_like(backbone.clip):
+        raise ConfigError(
+            f"backbone.name: {base.backbone.name} is not built like OpenAI's CLIPs, which alone have a plain way here"
+        )
     reused = {name: _reused_step(_experiment(base, name), backbone) for name in (LAST_FOUR, LAST)}
-    split = f"video_encoder.split_layer={max(1, len(backbone.clip.visual.transformer.resblocks) * 2 // 3)}"
+    split = f"video_encoder.split_layer={max(1, len(visual_of(backbone.clip).blocks) * 2 // 3)}"
     ways: dict[str, tuple[Callable[[], Tensor], str, float | None]] = {
         "plain": (_plain_step(base, backbone), "plain", None),
         "VoP": (_step(base, backbone), "plain", 0.37),
@@ -186,7 +190,7 @@ def _plain_video(model: RetrievalModel, pixels_BFHWC: Tensor) -> Tensor:
     """Video embeddings [B, E], every row of every layer."""
     visual, prompts_KPD = model.clip.visual, model.video.prompts.generic
     pixels_NHWC = (pixels_BFHWC.flatten(0, 1).float() - model.mean_C) / model.std_C
-    hidden = embed(visual, pixels_NHWC.permute(0, 3, 1, 2))
+    hidden = visual_of(model.clip).embed(pixels_NHWC.permute(0, 3, 1, 2))
     N, P = len(hidden), prompts_KPD.shape[1]
     for layer, one in enumerate(visual.transformer.resblocks):
         patches_NMD = hidden[:, 1 if layer == 0 else 1 + P :]

@@ -20,7 +20,7 @@ import numpy as np
 
 from pipelines.throughput import interleaved, median_ratio
 from pipelines.throughput.clips import RATE, seek_each_frame, write_clip
-from vop.video.decode import Images, in_order, resized_square, shrunk
+from vop.video.decode import Images, Square, in_order, resized_square, shrunk
 from vop.video.decord import load_decord, with_decord
 from vop.video.files import decoded, open_video, packets, video_stream
 from vop.video.frames import read_frames, sample_indices
@@ -89,9 +89,9 @@ def read_before(path: str, count: int, size: int, decord: bool) -> Images:
         scan = scan_packets(path, container, video_stream(path, container))
     indices, steps = rule.choose(scan), np.diff(scan.stamps_V)
     if (abs(steps - np.median(steps)) > np.median(steps) / 2).any():
-        return in_order(scan, rule, size).images_FHWC
+        return in_order(scan, rule, Square(size)).images_FHWC
     if decord:
-        return with_decord(scan, indices, size).images_FHWC
+        return with_decord(scan, indices, Square(size)).images_FHWC
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
     keys, images, at = [point.place for point in scan.access_points], [], 0
     with open_video(path) as container:
@@ -104,7 +104,7 @@ def read_before(path: str, count: int, size: int, decord: bool) -> Images:
                 frames = decoded(packets(container, stream), [])
             frame = next(frame for frame in frames if place[frame.pts] == wanted)
             at = wanted + 1
-            images.append(resized_square(frame, scan, size))
+            images.append(resized_square(frame, scan, Square(size)))
     return np.stack(images)
 
 
@@ -112,7 +112,7 @@ def peers(path: str) -> dict[str, Reader | None]:
     """Other ways to read a clip, None for those that are not installed."""
     with open_video(path) as container:
         stream = video_stream(path, container)
-        width, height = shrunk(path, stream.codec_context.width, stream.codec_context.height, SIZE)
+        width, height = shrunk(path, stream.codec_context.width, stream.codec_context.height, Square(SIZE))
         total = scan_packets(path, container, stream).probe.frames
     indices = sample_indices(total, FRAMES, "uniform").tolist()
 

@@ -12,7 +12,6 @@ from torch import Tensor
 from pipelines.data.reader import Batch
 from vop.config import TrainingConfig
 from vop.model.head import joined
-from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel
 
 
@@ -67,7 +66,7 @@ def rows_of(model: RetrievalModel, batch: Batch | None, precision: str) -> tuple
     """The head's rows of texts and videos of a batch, ([B, S], [B, R]); none for no batch."""
     device = model.clip.logit_scale.device
     if batch is None:
-        width = model.clip.visual.proj.shape[1] if model.head.dot else 0
+        width = model.embedding_width if model.head.dot else 0
         nothing = next(iter(model.trainable().values())).sum() * torch.zeros(0, width, device=device)
         return nothing, nothing
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
@@ -89,11 +88,11 @@ def _loss(model: RetrievalModel, own: tuple[Tensor, Tensor], sizes: list[int], r
     head, device = model.head, own[0].device
     if head.dot:
         text, video = (gathered(part_BE, sizes, rank) for part_BE in own)
-        return contrastive_loss(text @ video.T * model.scale)
+        return model.loss(text @ video.T)
     text, video = (gathered(_as_wide(part, sizes), sizes, rank) for part in own)
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(draw)
-        loss, extra = contrastive_loss(head.scores(text, video) * model.scale), head.extra_loss(text, video)
+        loss, extra = model.loss(head.scores(text, video)), head.extra_loss(text, video)
     return loss if extra is None else loss + extra
 
 

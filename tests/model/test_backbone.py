@@ -16,7 +16,8 @@ from open_clip.transformer import QuickGELU
 
 from vop.config import BackboneConfig, ConfigError
 from vop.model import architecture
-from vop.model.backbone import OPENAI_ONLY, Backbone, hash_weights, load_backbone, shape_of_backbone
+from vop.model.backbone import Backbone, hash_weights, load_backbone, shape_of_backbone
+from vop.model.loading import OPENAI_ONLY
 from vop.model.weights import read_state
 
 TOY = BackboneConfig(name="ViT-toy", pretrained="ViT-toy.safetensors")
@@ -67,7 +68,7 @@ def test_a_hash_is_of_the_values_as_fp32_however_they_lie() -> None:
 
 def test_constants_are_read_from_open_clip() -> None:
     toy = load_backbone(TOY)
-    assert (toy.size, toy.context_length, toy.mean) == (64, 48, open_clip.OPENAI_DATASET_MEAN)
+    assert (toy.size, toy.context_length, toy.preprocess.mean) == (64, 48, open_clip.OPENAI_DATASET_MEAN)
 
 
 def test_weights_that_cannot_be_downloaded_say_what_to_put_where(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,14 +1,18 @@
-"""The contrastive loss: by hand, both directions alike, its gradient, and W workers as one."""
+"""The losses: by hand, both directions alike, their gradients, and where there can be a sigmoid."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 
 import pytest
 import torch
 from torch import Tensor
 
-from vop.model.loss import contrastive_loss
+from tests.support.families import as_open_clip, config_of, family
+from vop.config import ConfigError, load_experiment
+from vop.model.loss import contrastive_loss, sigmoid_loss
+from vop.model.retrieval import build_model, shape_of_model
 
 
 def scores_of(size: int, seed: int = 0) -> Tensor:
@@ -60,3 +64,32 @@ def test_the_order_of_the_pairs_does_not_matter() -> None:
     scores_BB, order = scores_of(5), torch.tensor([3, 0, 4, 1, 2])
     torch.testing.assert_close(contrastive_loss(scores_BB[order][:, order]), contrastive_loss(scores_BB))
     assert abs(contrastive_loss(scores_BB[order]) - contrastive_loss(scores_BB)) > 0.1, "but who belongs to whom does"
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_sigmoid_looks_at_each_pair_by_itself(size: int) -> None:
+    scores_BB = scores_of(size)
+    expected = 0.0
+    for i, row in enumerate(scores_BB.tolist()):
+        for j, score in enumerate(row):
+            expected += math.log(1 + math.exp(-score if i == j else score)) / size
+    assert sigmoid_loss(scores_BB).item() == pytest.approx(expected, rel=1e-12)
+    assert torch.autograd.gradcheck(sigmoid_loss, (scores_of(3).requires_grad_(),))
+
+
+def test_a_sigmoid_uses_the_scale_and_the_bias_of_the_weights_and_trains_neither(tmp_path: Path) -> None:
+    model = build_model(
+        load_experiment({"frames": {"count": 2}}, ["training.loss=sigmoid"]), family(tmp_path, "ViT-B-32-SigLIP2-256")
+    )
+    scores_BB = scores_of(3).float()
+    expected = sigmoid_loss(scores_BB * model.clip.logit_scale.exp() - 10)
+    torch.testing.assert_close(model.loss(scores_BB), expected)
+    assert not any("logit" in name for name in model.trainable())
+
+
+def test_a_sigmoid_needs_a_bias(tmp_path: Path) -> None:
+    with as_open_clip(tmp_path, "ViT-B-32", config_of("ViT-B-32")) as config:
+        tree = {"backbone": config.model_dump()}
+        shape_of_model(load_experiment(tree))
+        with pytest.raises(ConfigError, match=r"training\.loss: sigmoid needs a logit bias, small-ViT-B-32 has none"):
+            shape_of_model(load_experiment(tree, ["training.loss=sigmoid"]))

@@ -263,6 +263,29 @@ def test_the_central_square_is_torchvisions(extra: int) -> None:
 
 
 @pytest.mark.parametrize("decoder", [pytest.param("decord", marks=needs_decord), "pyav"])
+def test_squashed_frames_show_all_of_the_picture(folder: Path, decoder: str) -> None:
+    def bars(k: int, width: int, height: int) -> np.ndarray:
+        """A white bar of an eighth at either end, which a central square does not hold."""
+        image = np.zeros((height, width, 3), np.uint8)
+        image[:, : width // 8] = image[:, -width // 8 :] = 255
+        return image
+
+    path = write(folder / "bars.mp4", 2, size=(320, 160), options={"qp": "0"}, draw=bars)
+    cut, whole = (read_frames(path, 1, 80, decoder=decoder, resize=resize).pixels_FHWC for resize in ("shortest", "squash"))
+    assert cut.shape == whole.shape == (1, 80, 80, 3) and cut.max() < 40
+    assert whole[0, :, :8].min() > 200 and whole[0, :, -8:].min() > 200 and whole[0, :, 16:-16].max() < 40
+
+
+def test_frames_are_resized_as_asked(clean: Path) -> None:
+    one, other = (read_frames(clean, 1, 80, interpolation=kind).pixels_FHWC for kind in ("bicubic", "bilinear"))
+    assert 0 < np.abs(one.astype(int) - other).mean() < 8
+    assert np.array_equal(one, read_frames(clean, 1, 80).pixels_FHWC)
+    for wrong in ({"interpolation": "nearest"}, {"resize": "longest"}):
+        with pytest.raises(ValueError, match="valid"):
+            read_frames(clean, 1, 80, **wrong)
+
+
+@pytest.mark.parametrize("decoder", [pytest.param("decord", marks=needs_decord), "pyav"])
 def test_shrinking_averages(folder: Path, decoder: str) -> None:
     def chequers(k: int, width: int, height: int) -> np.ndarray:
         bright = np.indices((height, width)).sum(axis=0)[..., None] % 2

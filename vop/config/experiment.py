@@ -51,6 +51,11 @@ class BackboneConfig(Section):
         description="OpenAI's activation; null: as the tag asks for. A file does not tell: say it where weights of both kinds "
         "exist",
     )
+    preprocess: str | None = Field(
+        None,
+        description="the tag of open_clip (TAG, or NAME/TAG of another model) whose resizing and normalizing of frames the "
+        "weights were trained with; null: that of their own tag. A file does not tell: say it where tags differ",
+    )
 
 
 class FramesConfig(Section):
@@ -178,6 +183,11 @@ class TrainingConfig(Section):
     )
     weight_decay: float = Field(0.2, ge=0, description="of AdamW")
     warmup: float = Field(0.1, ge=0, lt=1, description="share of all steps")
+    loss: Literal["contrastive", "sigmoid"] = Field(
+        "contrastive",
+        description="contrastive: CLIP's, for which texts and videos compete; sigmoid: SigLIP's, each pair by itself, for a "
+        "CLIP that has a logit bias",
+    )
     precision: Literal["fp32", "bf16"] = Field("fp32", description="of the model's arithmetic; bf16: autocast")
     checkpointing: bool = Field(
         False, description="keep less for the backward pass and compute it again: exact, less memory, slower"

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from vop.config import HeadConfig
 from vop.model.head import FrameStage
+from vop.model.walkers import embedding_width
 
 LEARNING_RATE = 1e-4
 
@@ -21,7 +22,7 @@ class Stage(FrameStage):
 
     def __init__(self, config: HeadConfig, clip: open_clip.CLIP, frames: int) -> None:
         super().__init__(config, clip, frames)
-        E = clip.text_projection.shape[1]
+        E = embedding_width(clip)
         self.lstm = nn.LSTM(E, E, batch_first=True)
 
     def forward(self, frames_BFE: Tensor, mask_BF: Tensor) -> Tensor:

@@ -7,7 +7,7 @@ default the mean. Its layer norms have CLIP's eps of 1e-5, with which the copied
 from __future__ import annotations
 
 import copy
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import open_clip
 import torch
@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from vop.config import ConfigError, HeadConfig
 from vop.model.block import run_block
 from vop.model.head import FrameStage
+from vop.model.walkers import embedding_width, text_of
 
 LEARNING_RATE = 1e-4
 HEAD_WIDTH, INIT_STD = 64, 0.02
@@ -37,14 +38,14 @@ class Stage(FrameStage):
 
     def __init__(self, config: Config, clip: open_clip.CLIP, frames: int) -> None:
         super().__init__(config, clip, frames)
-        E, context = clip.text_projection.shape[1], len(clip.positional_embedding)
-        blocks = clip.transformer.resblocks
+        text = text_of(clip)
+        E, context, blocks = embedding_width(clip), len(text.positions), text.blocks
         if frames > context:
             raise ConfigError(f"frames.count: {frames} frames, {config.name} has positions for {context}, as CLIP's texts")
-        copied = clip.positional_embedding.shape[1] == E
+        copied = text.width == E
         if copied and config.layers > len(blocks):
             raise ConfigError(f"head.layers: {config.layers} of the {len(blocks)} layers of this CLIP's text tower")
-        self.position = nn.Parameter(clip.positional_embedding.detach().clone() if copied else _random(context, E))
+        self.position = nn.Parameter(text.positions.detach().clone() if copied else _random(context, E))
         made: list[Any] = [copy.deepcopy(blocks[layer]) if copied else _random_block(E) for layer in range(config.layers)]
         self.blocks = nn.ModuleList(made)
         if config.init == "zero":
@@ -56,7 +57,7 @@ class Stage(FrameStage):
         """[B, F, E]."""
         hidden_BFE = frames_BFE + self.position[: frames_BFE.shape[1]]
         for block in self.blocks:
-            hidden_BFE = run_block(cast(Any, block), hidden_BFE, mask=mask_BF[:, None, None])
+            hidden_BFE = run_block(block, hidden_BFE, mask=mask_BF[:, None, None])
         return hidden_BFE + frames_BFE
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from vop.config import HeadConfig
 from vop.model.head import Head as Interaction
+from vop.model.walkers import embedding_width
 
 LEARNING_RATE = 1e-4
 INIT_STD = 0.02
@@ -40,7 +41,7 @@ class Head(Interaction):
 
     def __init__(self, config: Config, clip: open_clip.CLIP, frames: int) -> None:
         super().__init__(config, clip, frames)
-        self.config, self.frames, self.width = config, frames, int(clip.text_projection.shape[1])
+        self.config, self.frames, self.width = config, frames, embedding_width(clip)
         layers = {"none": 0, "linear": 1, "mlp": 2, "deep": 3}[config.weights]
         self.of_tokens, self.of_frames = (_network(self.width, layers) for _ in range(2))
 

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from vop.config import ConfigError, HeadConfig
 from vop.model.head import Head as Interaction
+from vop.model.walkers import embedding_width
 
 LEARNING_RATE = 3e-5
 SHARED = 2  # rows that all videos have beside their atoms: what the shifts of the second and the third norm give
@@ -35,7 +36,7 @@ class Head(Interaction):
 
     def __init__(self, config: Config, clip: open_clip.CLIP, frames: int) -> None:
         super().__init__(config, clip, frames)
-        E = int(clip.text_projection.shape[1])
+        E = embedding_width(clip)
         if E % config.heads:
             raise ConfigError(f"head.heads: {config.heads} does not divide {E}, the width of this CLIP's embeddings")
         self.frames, self.heads, self.width, self.dropout = frames, config.heads, E, config.dropout

@@ -20,7 +20,7 @@ from vop.video.windows import WindowRule
 
 def rule_of(retriever: Retriever, length: float, stride: float) -> WindowRule:
     """How a model takes frames of windows: as many, and chosen so, as it does of a video."""
-    frames = retriever.experiment.frames
+    frames, how = retriever.experiment.frames, retriever.model.backbone.preprocess
     return WindowRule(
         length=length,
         stride=stride,
@@ -29,6 +29,8 @@ def rule_of(retriever: Retriever, length: float, stride: float) -> WindowRule:
         sampling="fps" if frames.sampling == "fps" else "uniform",
         fps=frames.fps,
         drawn=frames.count * frames.candidates if frames.sampling == "random" else 0,
+        resize=how.resize,
+        interpolation=how.interpolation,
     )
 
 

@@ -24,6 +24,7 @@ from vop.messages import one_line
 from vop.model.architecture import FILE, RANDOM, tags_of
 from vop.model.backbone import Backbone, hash_tensors, shared_backbone
 from vop.model.card import CARD, FORMAT, SHOWN, TENSORS, check_header, file_of, read_card
+from vop.model.preprocess import OPENAI, preprocess_of
 from vop.model.retrieval import RetrievalModel, build_model, shape_of_model
 from vop.places import told
 from vop.secrets import masked_tree
@@ -135,7 +136,12 @@ def _settings(said: Tree, strict: bool) -> Tree:
     settings = {key: said[key] for key in MODEL if key in said}
     if isinstance(settings.get("frames"), dict):
         settings["frames"] = {key: value for key, value in settings["frames"].items() if key in FRAMES}
-    return settings_of(validated(settings))
+    experiment = validated(settings)
+    tree, backbone = settings_of(experiment), experiment.backbone
+    told = "preprocess" in (settings.get("backbone") or {})
+    if not told and (tree["backbone"]["pretrained"] == FILE or preprocess_of(backbone).unusual):
+        tree["backbone"]["preprocess"] = OPENAI  # it is of before there was another
+    return tree
 
 
 def with_model(rest: Experiment, settings: Tree) -> Experiment:

@@ -12,6 +12,7 @@ from vop.config import BackboneConfig, ConfigError, Experiment, layers_of
 
 PACKAGED = Path(__file__).parents[1] / "backbones"
 FEW = 16  # tokens of a caption: a sentence of a dozen words; below that much is cut off
+NOT_A_VIT = "backbone.name: {} is not a ViT CLIP that prompts can enter: {} (docs/backbones.md lists those that are)"
 RANDOM, FILE = "random", "file"  # what `backbone.pretrained` may be beside a tag and a path; FILE: of an adapter alone
 
 
@@ -19,26 +20,52 @@ RANDOM, FILE = "random", "file"  # what `backbone.pretrained` may be beside a ta
 def layers_of_backbone(name: str) -> tuple[int, int]:
     """Layers of the text and of the visual encoder of an open_clip model. ConfigError if there is none of that name."""
     found = model_config(name)
-    layers = found["vision_cfg"]["layers"]
-    return int(found["text_cfg"]["layers"]), int(layers if isinstance(layers, int) else sum(layers))
+    if reason := refusal_of(found):
+        raise ConfigError(NOT_A_VIT.format(name, reason))
+    text, visual = found["text_cfg"], found["vision_cfg"]
+    layers = _blocks_of_timm(visual) if "timm_model_name" in visual else visual.get("layers", 12)
+    return int(text.get("layers", 12)), int(layers)
+
+
+def _blocks_of_timm(visual: dict[str, Any]) -> int:
+    """Only a tower of timm itself tells how many blocks it has; 0 for one that is not made of them."""
+    import timm
+
+    return len(getattr(timm.create_model(visual["timm_model_name"], pretrained=False, device="meta"), "blocks", ()))
+
+
+def refusal_of(config: dict[str, Any]) -> str:
+    """Why prompts cannot enter a CLIP, as far as its configuration tells, as half a sentence; "" if nothing is against it."""
+    text, visual = config.get("text_cfg") or {}, config.get("vision_cfg") or {}
+    if not text or not visual or "multimodal_cfg" in config:
+        return "it has other parts than a text tower and a visual one"
+    if "hf_model_name" in text:
+        return f"its text tower is {text['hf_model_name']} of Transformers"
+    return "its visual tower is a ResNet" if isinstance(visual.get("layers"), list | tuple) else ""
 
 
 def image_size(config: BackboneConfig) -> int:
     """Pixels of the model's square input. Raises ConfigError for an unknown name."""
-    size = model_config(config.name)["vision_cfg"].get("image_size", 224)
+    size = (model_config(config.name).get("vision_cfg") or {}).get("image_size", 224)
     return int(size[0] if isinstance(size, list | tuple) else size)
 
 
 def context_length(config: BackboneConfig) -> int:
     """Tokens that a text may have, both ends included. Raises ConfigError for an unknown name."""
-    return int(model_config(config.name)["text_cfg"].get("context_length", 77))
+    return int((model_config(config.name).get("text_cfg") or {}).get("context_length", 77))
+
+
+def is_causal(config: BackboneConfig) -> bool:
+    """Whether a token of a text sees none after it, so that prompts take places. Raises ConfigError for an unknown name."""
+    return not (model_config(config.name).get("text_cfg") or {}).get("no_causal_mask", False)
 
 
 def caption_tokens(experiment: Experiment) -> int:
     """Tokens that text prompts leave for a caption, its two ends not counted. Raises ConfigError where none is left."""
     config, context = experiment.text_prompt, context_length(experiment.backbone)
     layers = layers_of(config.depth, layers_of_backbone(experiment.backbone.name)[0], "text_prompt.depth")
-    left = context - 2 - (config.length if 0 in layers else 0)  # only in the first layer do they take a caption's places
+    taken = 0 in layers and is_causal(experiment.backbone)  # only in the first layer do they take a caption's places
+    left = context - 2 - (config.length if taken else 0)
     if left < 1:
         raise ConfigError(
             f"text_prompt.length: {config.length} prompts leave {max(left, 0)} of the {context} tokens of a text for a caption "

@@ -5,13 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, suppress
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from os.path import expanduser
-from pathlib import Path
 from typing import Any
 
 import open_clip
@@ -21,13 +17,14 @@ from torch import Tensor, nn
 from vop.config import BackboneConfig, ConfigError
 from vop.fingerprint import fingerprint
 from vop.messages import one_line
-from vop.model.architecture import FILE, PACKAGED, RANDOM, context_length, image_size, model_config, quick_gelu_of, tags_of
-from vop.model.weights import read_state
+from vop.model.architecture import FILE, PACKAGED, RANDOM, context_length, image_size, model_config, quick_gelu_of
+from vop.model.check import check_walk
+from vop.model.loading import check_tag, file_of, quick_gelu_of_file, quiet, shape_of, state_of, with_weights
+from vop.model.preprocess import Preprocess, preprocess_of
+from vop.model.walkers import is_openai_like, text_of, visual_of
 
 PROBE = "A man's 2 DOGS &amp; a café: jump-ing, 3.5 m high! [naïve] 犬 🐕"  # two tokenizers that differ read it differently
 LETTERS = 32  # of a text for each token that it may have: none has more, and a tokenizer's time grows with their square
-NOT_A_VIT = "backbone.name: {} is not a ViT CLIP; prompts need one (ViT-B-32, ViT-B-16, ViT-L-14, ...)"
-OPENAI_ONLY = ("input_resolution", "context_length", "vocab_size")  # entries that only OpenAI's own archives carry
 
 
 def register_packaged_configs() -> None:
@@ -42,17 +39,17 @@ register_packaged_configs()
 class Backbone:
     """A frozen CLIP and what belongs to it, all read from open_clip.
 
-    size: pixels of the square input; mean, std: RGB, of values in 0..1; context_length: tokens of a text, both ends
-    included; weights: SHA-256 of the weights (names, shapes and values).
+    size: pixels of the square input; context_length: tokens of a text, both ends included; weights: SHA-256 of the weights
+    (names, shapes and values); towers: a hash of the configuration of a CLIP that is not built like OpenAI's, else "".
     """
 
     clip: open_clip.CLIP
     tokenizer: Any
     size: int
-    mean: tuple[float, float, float]
-    std: tuple[float, float, float]
+    preprocess: Preprocess
     context_length: int
     weights: str
+    towers: str = ""
 
     @cached_property
     def identity(self) -> dict[str, Any]:
@@ -60,22 +57,24 @@ class Backbone:
 
         Adapters record it and caches are named after it. What is added to it later, an older adapter does not ask for.
         """
-        blocks = [*self.clip.transformer.resblocks, *self.clip.visual.transformer.resblocks]
+        blocks = [(tower, block) for tower in (text_of(self.clip), visual_of(self.clip)) for block in tower.blocks]
         return {
             "weights": self.weights,
-            "activation": "+".join(dict.fromkeys(type(block.mlp.gelu).__name__ for block in blocks)),
-            "heads": list(dict.fromkeys(block.attn.num_heads for block in blocks)),
+            "activation": "+".join(dict.fromkeys(type(tower.activation(block)).__name__ for tower, block in blocks)),
+            "heads": list(dict.fromkeys(block.attn.num_heads for _, block in blocks)),
             "size": self.size,
-            "mean": list(self.mean),
-            "std": list(self.std),
+            "mean": list(self.preprocess.mean),
+            "std": list(self.preprocess.std),
             "tokenizer": f"{type(self.tokenizer).__name__} {fingerprint(self.tokenize([PROBE], 77).tolist())}",
             "context_length": self.context_length,
+            **self.preprocess.unusual,
+            **({"towers": self.towers} if self.towers else {}),
         }
 
     @property
     def quick_gelu(self) -> bool:
         """Whether it has OpenAI's activation."""
-        return bool(self.identity["activation"] == "QuickGELU")
+        return "QuickGELU" in self.identity["activation"].split("+")
 
     def of_its_own(self) -> Backbone:
         """The same backbone in modules and parameters of its own, for a tuning protocol to change; their values are shared."""
@@ -84,18 +83,34 @@ class Backbone:
         return dataclasses.replace(self, clip=copy.deepcopy(self.clip, shared))
 
     def tokenize(self, captions: list[str], context_length: int) -> Tensor:
-        """Token ids [M, context_length], int64, zero after the end token; a caption that is too long keeps its end token."""
+        """Token ids [M, context_length], int64, padding after the end token; a caption that is too long keeps its end token."""
         most = LETTERS * context_length
         short = [text if len(text) <= most else " ".join(text.split())[:most] for text in captions]
         tokens: Tensor = self.tokenizer(short, context_length=context_length)
+        text_of(self.clip).check(tokens)
         return tokens
 
 
 def load_tokenizer(config: BackboneConfig) -> tuple[Any, int]:
-    """The tokenizer and the context length of a model, without its weights. Raises ConfigError for an unknown name."""
+    """The tokenizer and the context length of a model, without its weights.
+
+    Raises ConfigError for an unknown name, and for a tokenizer of Transformers that is not on this machine.
+    """
     length = context_length(config)
-    with _quiet():
-        tokenizer = open_clip.get_tokenizer(config.name)
+    source = (model_config(config.name).get("text_cfg") or {}).get("hf_tokenizer_name")
+    try:
+        with quiet():
+            tokenizer = open_clip.get_tokenizer(config.name)
+    except ImportError as error:
+        raise ConfigError(
+            f"backbone.name: {config.name} reads texts with a tokenizer of Transformers: pip install 'vop[transformers]' "
+            f"({one_line(error)})"
+        ) from error
+    except (OSError, ValueError, RuntimeError) as error:
+        raise ConfigError(
+            f"backbone.name: the tokenizer of {config.name}, {source}, could not be downloaded: bring it into Hugging Face's "
+            f"cache of this machine ({one_line(error)})"
+        ) from error
     return tokenizer, length
 
 
@@ -105,12 +120,15 @@ def load_backbone(config: BackboneConfig) -> Backbone:
     `pretrained` is an open_clip tag, a weights file (looked for as given, then among the packaged ones), or `random`
     (reproducible random weights). QuickGELU: `quick_gelu`, or else on for a tag that was trained with it and for OpenAI's own
     archive; a bare file of an architecture that exists both ways does not tell. Raises ConfigError for that, for an unknown
-    name, for weights that are unknown, do not fit or cannot be downloaded, and for towers that are not a ViT and a causal
-    text transformer.
+    name, for weights that are unknown, do not fit or cannot be downloaded, and for a CLIP that is not walked: before
+    anything is downloaded if its structure shows it, else as soon as its own encoders give other embeddings.
     """
-    _check_config(config)
-    clip = _with_weights(config)
-    return _backbone(config, clip, hash_weights(clip), load_tokenizer(config)[0])
+    _shape(config)
+    preprocess_of(config)
+    tokenizer = load_tokenizer(config)[0]
+    clip = with_weights(config).eval()
+    check_walk(config.name, clip, image_size(config))
+    return _backbone(config, clip, hash_weights(clip), tokenizer)
 
 
 def shared_backbone(config: BackboneConfig) -> Backbone:
@@ -130,9 +148,10 @@ _SHARED: dict[str, Backbone] = {}
 
 
 def _version(config: BackboneConfig, quick_gelu: bool | None) -> str:
-    file = _file_of(config)
+    file = file_of(config)
     stamp = (file.stat().st_size, file.stat().st_mtime_ns) if file else ()
-    return fingerprint([config.name, config.pretrained, model_config(config.name), str(file), *stamp, quick_gelu])
+    said = [config.name, config.pretrained, config.preprocess, model_config(config.name)]
+    return fingerprint([*said, str(file), *stamp, quick_gelu])
 
 
 def shape_of_backbone(config: BackboneConfig) -> Backbone:
@@ -140,28 +159,29 @@ def shape_of_backbone(config: BackboneConfig) -> Backbone:
 
     Nothing is downloaded. Raises ConfigError as `load_backbone`, but for the weights themselves.
     """
-    _check_config(config)
-    file = _file_of(config)
-    if config.pretrained not in (RANDOM, FILE) and not file:
-        _check_tag(config)
+    clip, file = _shape(config), file_of(config)
     if file and quick_gelu_of(config) is None:
-        _quick_gelu(config, file, _state_of(file))
+        quick_gelu_of_file(config, file, state_of(file))
     with torch.device("meta"):
-        return _backbone(config, _build(config.name, bool(config.quick_gelu), device="meta"), weights="", tokenizer=None)
+        return _backbone(config, clip, weights="", tokenizer=None)
+
+
+def _shape(config: BackboneConfig) -> nn.Module:
+    clip = shape_of(config)
+    if config.pretrained not in (RANDOM, FILE) and not file_of(config):
+        check_tag(config)
+    return clip
 
 
 def _backbone(config: BackboneConfig, clip: nn.Module, weights: str, tokenizer: Any) -> Backbone:
-    _check_towers(config.name, clip)
-    clip.requires_grad_(False).eval()
-    preprocess = open_clip.get_model_preprocess_cfg(clip)
     return Backbone(
-        clip=clip,
+        clip=clip.requires_grad_(False).eval(),
         tokenizer=tokenizer,
         size=image_size(config),
-        mean=tuple(preprocess["mean"]),
-        std=tuple(preprocess["std"]),
+        preprocess=preprocess_of(config),
         context_length=context_length(config),
         weights=weights,
+        towers="" if is_openai_like(clip) else fingerprint(model_config(config.name)),
     )
 
 
@@ -177,114 +197,3 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         digest.update(f"{name}{tuple(tensor.shape)}".encode())
         digest.update(tensor.detach().float().cpu().contiguous().numpy().data)
     return digest.hexdigest()
-
-
-def _with_weights(config: BackboneConfig) -> nn.Module:
-    if config.pretrained == RANDOM:
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(0)
-            return _build(config.name, bool(quick_gelu_of(config)))
-    file = _file_of(config)
-    return _from_file(config, file) if file else _from_tag(config)
-
-
-def _file_of(config: BackboneConfig) -> Path | None:
-    """The file of weights that `pretrained` names, if it names one."""
-    if config.pretrained in (RANDOM, FILE):
-        return None
-    with suppress(OSError, RuntimeError):  # a name too long, or of a home that is not there
-        files = (Path(expanduser(config.pretrained)), PACKAGED / config.pretrained)
-        return next((file for file in files if file.is_file()), None)
-    return None
-
-
-def _build(name: str, quick_gelu: bool, pretrained: str | None = None, device: str = "cpu") -> nn.Module:
-    with _quiet():
-        clip: nn.Module = open_clip.create_model(name, pretrained, device=device, force_quick_gelu=quick_gelu)
-    return clip
-
-
-@contextmanager
-def _quiet() -> Iterator[None]:
-    """open_clip logs each step, and warns about random weights, which are asked for here."""
-    disabled = logging.root.manager.disable
-    logging.disable(logging.WARNING)
-    try:
-        yield
-    finally:
-        logging.disable(disabled)
-
-
-def _check_tag(config: BackboneConfig) -> None:
-    tags = tags_of(config.name)
-    if config.pretrained not in tags:
-        raise ConfigError(
-            f"backbone.pretrained: {config.pretrained!r} is neither a file nor a tag of {config.name}; "
-            f"tags: {', '.join(tags) or 'none'}"
-        )
-
-
-def _from_tag(config: BackboneConfig) -> nn.Module:
-    _check_tag(config)
-    needed = open_clip.get_pretrained_cfg(config.name, config.pretrained).get("quick_gelu", False)
-    try:
-        return _build(config.name, needed if config.quick_gelu is None else config.quick_gelu, config.pretrained)
-    except (RuntimeError, OSError) as error:
-        raise ConfigError(
-            f"backbone.pretrained: the weights {config.pretrained!r} of {config.name} could not be downloaded: put their "
-            f"file on this machine and give its path, backbone.pretrained=/path/to/{config.name}.safetensors "
-            f"({one_line(error)})"
-        ) from error
-
-
-def _from_file(config: BackboneConfig, file: Path) -> nn.Module:
-    state = _state_of(file)
-    clip = _build(config.name, _quick_gelu(config, file, state))
-    state = {key: value for key, value in state.items() if key not in (*OPENAI_ONLY, "attn_mask")}
-    try:
-        clip.load_state_dict(state)
-    except (RuntimeError, TypeError, AttributeError) as error:
-        raise ConfigError(
-            f"backbone.pretrained: {file} does not hold the weights of {config.name}: {one_line(error)}"
-        ) from error
-    return clip
-
-
-def _state_of(file: Path) -> dict[str, Tensor]:
-    try:
-        return read_state(file)
-    except Exception as error:  # torch and safetensors raise a dozen kinds for a file that is not theirs
-        raise ConfigError(
-            f"backbone.pretrained: {file} is not a file of weights that can be read without running code: {one_line(error)}"
-        ) from error
-
-
-def _quick_gelu(config: BackboneConfig, file: Path, state: Mapping[str, Tensor]) -> bool:
-    """Whether the weights of a file have OpenAI's activation. Raises ConfigError where nothing tells."""
-    if config.quick_gelu is None and all(key in state for key in OPENAI_ONLY):
-        return True
-    if (known := quick_gelu_of(config)) is not None:
-        return known
-    raise ConfigError(
-        f"backbone.quick_gelu: {file} does not tell which activation its weights were trained with, and {config.name} exists "
-        "with both: say backbone.quick_gelu=true (OpenAI's weights, and others with `quickgelu` in their name) or "
-        "backbone.quick_gelu=false (most of LAION's and DataComp's)"
-    )
-
-
-def _check_config(config: BackboneConfig) -> None:
-    """Raise ConfigError for a name without a ViT CLIP behind it, before a library is asked to build or fetch anything."""
-    known = model_config(config.name)
-    if "timm_model_name" in known["vision_cfg"] or "hf_model_name" in known["text_cfg"]:
-        raise ConfigError(NOT_A_VIT.format(config.name))
-    quick_gelu_of(config)
-
-
-def _check_towers(name: str, clip: nn.Module) -> None:
-    visual = getattr(clip, "visual", None)
-    causal = getattr(clip, "attn_mask", None) is not None and getattr(clip, "text_pool_type", "") == "argmax"
-    plain = getattr(visual, "pool_type", "") == "tok" and getattr(visual, "attn_pool", None) is None
-    if not isinstance(clip, open_clip.CLIP) or not isinstance(visual, open_clip.transformer.VisionTransformer):
-        raise ConfigError(NOT_A_VIT.format(name))
-    if not (causal and plain):
-        raise ConfigError(f"backbone.name: {name} does not read its class token and its end-of-text token as CLIP does")

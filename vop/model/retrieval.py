@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from vop.config import ConfigError, Experiment, kinds_of
 from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
-from vop.model.block import checkpointed, run_block
 from vop.model.head import build_head
+from vop.model.loss import contrastive_loss, sigmoid_loss
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
+from vop.model.walkers import embedding_width, text_of, visual_of
 
 
 class RetrievalModel(nn.Module):
@@ -32,15 +33,18 @@ class RetrievalModel(nn.Module):
         self.clip = backbone.clip
         self.backbone = backbone
         self.frames = experiment.frames.count
-        run = checkpointed if experiment.training.checkpointing else run_block
-        self.text = TextEncoder(self.clip, experiment.text_prompt, run)
-        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, run)
+        again = experiment.training.checkpointing
+        self.text = TextEncoder(self.clip, experiment.text_prompt, again)
+        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, again)
+        self.sigmoid = experiment.training.loss == "sigmoid"
+        if self.sigmoid and self.clip.logit_bias is None:
+            raise ConfigError(f"training.loss: sigmoid needs a logit bias, {experiment.backbone.name} has none (SigLIP's have)")
         self.stages, self.head = build_head(experiment.head, self.clip, self.frames)
         if self.head.tokens and experiment.text_prompt.suffix:
             raise ConfigError(f"head.name={experiment.head.name} reads all places of a text: text_prompt.suffix must be 0")
         self.tuned: dict[str, list[nn.Parameter]] = {}
-        self.register_buffer("mean_C", torch.tensor(backbone.mean) * 255, persistent=False)
-        self.register_buffer("std_C", torch.tensor(backbone.std) * 255, persistent=False)
+        self.register_buffer("mean_C", torch.tensor(backbone.preprocess.mean) * 255, persistent=False)
+        self.register_buffer("std_C", torch.tensor(backbone.preprocess.std) * 255, persistent=False)
 
     def tokenize(self, captions: list[str]) -> Tensor:
         """Token ids [M, T] of captions, cut so that prompts and caption fit the context; the end token is kept."""
@@ -55,7 +59,7 @@ class RetrievalModel(nn.Module):
     def text_places(self, tokens_BT: Tensor, every: bool) -> tuple[Tensor, Tensor]:
         """What a head sees of texts: their places, not normalized, and which of them are no padding; or the end token alone."""
         text_BTE = self.text(self.clip, tokens_BT, every).float()
-        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), tokens_BT.argmax(dim=1)
+        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), text_of(self.clip).end(tokens_BT)
         return text_BTE, place_T <= end_B[:, None]
 
     def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
@@ -92,10 +96,9 @@ class RetrievalModel(nn.Module):
     @cached_property
     def frozen_layers(self) -> int:
         """How many visual layers lie below everything that is trained."""
-        visual, video = self.clip.visual, self.video
-        blocks = visual.transformer.resblocks
-        stem = (visual.conv1, visual.ln_pre, visual.class_embedding, visual.positional_embedding)
-        if any(parameter.requires_grad for part in stem for parameter in _parameters(part)):
+        visual, video = visual_of(self.clip), self.video
+        blocks = visual.blocks
+        if any(parameter.requires_grad for part in visual.stem for parameter in _parameters(part)):
             return 0
         prompted = {*video.below, *video.above, *range(video.split, len(blocks))}
         touched = (i for i, block in enumerate(blocks) if i in prompted or any(p.requires_grad for p in block.parameters()))
@@ -111,12 +114,23 @@ class RetrievalModel(nn.Module):
         return torch.as_tensor(self.clip.logit_scale.exp())
 
     @property
+    def embedding_width(self) -> int:
+        """E, of the space of texts and frames."""
+        return embedding_width(self.clip)
+
+    @property
     @torch.no_grad()
     def video_width(self) -> int:
         """How many numbers the head keeps of a video: R."""
-        frames_BFE = torch.ones(1, self.frames, self.clip.visual.proj.shape[1], device=self.mean_C.device)
+        frames_BFE = torch.ones(1, self.frames, self.embedding_width, device=self.mean_C.device)
         mask_BF = torch.ones_like(frames_BFE[..., 0], dtype=torch.bool)
         return self.head.video_rows(frames_BFE, mask_BF).shape[1]
+
+    def loss(self, scores_BB: Tensor) -> Tensor:
+        """The loss of a text-by-video matrix of the head's scores, a scalar; the bias of a sigmoid is never trained."""
+        if self.sigmoid:
+            return sigmoid_loss(scores_BB * self.scale + self.clip.logit_bias)
+        return contrastive_loss(scores_BB * self.scale)
 
     def trainable(self) -> dict[str, nn.Parameter]:
         """The parameters that are trained, by name."""
@@ -127,8 +141,8 @@ class RetrievalModel(nn.Module):
         return sum(parameter.numel() for parameter in self.trainable().values())
 
 
-def _parameters(part: nn.Module | Tensor) -> Iterable[Tensor]:
-    return part.parameters() if isinstance(part, nn.Module) else (part,)
+def _parameters(part: nn.Module | Tensor | None) -> Iterable[Tensor]:
+    return part.parameters() if isinstance(part, nn.Module) else () if part is None else (part,)
 
 
 def build_model(experiment: Experiment, backbone: Backbone | None = None) -> RetrievalModel:

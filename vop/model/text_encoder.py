@@ -7,8 +7,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from vop.config import TextPromptConfig, layers_of
-from vop.model.block import BlockRunner, run_block
+from vop.config import ConfigError, TextPromptConfig, layers_of
+from vop.model.block import checkpointed, run_block
+from vop.model.walkers import text_of
 
 INIT_STD = 0.02  # as in the authors' release
 
@@ -19,46 +20,52 @@ class TextEncoder(nn.Module):
     The prompts of a layer stand right after the start token. Attention is causal: the start token does not see them, all
     later tokens do. Layer 1's enter before the positional embedding, so the caption moves up by P positions.
 
+    In a tower without a causal mask (SigLIP) every place of the context is taken, by padding too: there all tokens see the
+    prompts, which have no position, and a caption is never cut at its end, for that would change its embedding.
+
     In the layout of the authors' release (`suffix` > 0) the last `suffix` prompts stand before the context's last place
     instead, and what is read is `suffix` places after the end token: padding, or for a long caption a suffix prompt.
     """
 
-    def __init__(self, clip: open_clip.CLIP, config: TextPromptConfig, run_block: BlockRunner = run_block):
+    def __init__(self, clip: open_clip.CLIP, config: TextPromptConfig, checkpointing: bool = False):
         super().__init__()
-        self.run_block = run_block
-        layers = layers_of(config.depth, len(clip.transformer.resblocks), "text_prompt.depth")
+        text = text_of(clip)
+        self.run_block = checkpointed(run_block) if checkpointing else run_block
+        self.causal = text.causal
+        if config.suffix and not self.causal:
+            raise ConfigError(f"text_prompt.suffix: {config.suffix}: this CLIP's texts have no order for prompts to be last in")
+        layers = layers_of(config.depth, len(text.blocks), "text_prompt.depth")
         self.layers = layers if config.length else range(0)
         self.length, self.suffix = config.length, config.suffix
-        width = clip.token_embedding.embedding_dim
-        self.prompts = nn.Parameter(torch.randn(len(self.layers), config.length, width) * INIT_STD)
+        self.prompts = nn.Parameter(torch.randn(len(self.layers), config.length, text.width) * INIT_STD)
 
     @property
     def shift(self) -> int:
         """How many places layer 1's prompts take: what the caption loses of the context length."""
-        return self.length if 0 in self.layers else 0
+        return self.length if 0 in self.layers and self.causal else 0
 
     def forward(self, clip: open_clip.CLIP, tokens_BT: Tensor, places: bool = False) -> Tensor:
-        """Token ids, zero after the end token -> text embeddings [B, 1, E], not normalized.
+        """Token ids, padding after the end token -> text embeddings [B, 1, E], not normalized.
 
         places: of all places up to the longest caption's end token instead, [B, T, E]; needs `suffix` 0.
         """
-        position_TD, blocks = clip.positional_embedding, clip.transformer.resblocks
-        end_B = tokens_BT.argmax(dim=1)  # the end token has the highest id
-        # Attention is causal: what stands after the last place that is read changes nothing.
-        T = int(end_B.max()) + 1
+        text = text_of(clip)
+        position_TD, blocks, end_B = text.positions, text.blocks, text.end(tokens_BT)
+        # Where attention is causal, what stands after the last place that is read changes nothing.
+        T = int(end_B.max()) + 1 if self.causal else tokens_BT.shape[1]
         T = min(T + self.suffix, len(position_TD) - self.length) if self.suffix else T
         tokens_BT = F.pad(tokens_BT, (0, T - tokens_BT.shape[1]))  # a negative pad cuts
         place_T, place_P = self._places(T, len(position_TD), tokens_BT.device)
         place_S = torch.cat([place_P, place_T])  # of all keys: [prompts | caption]
-        sees_TS = place_T[:, None] >= place_S
+        sees_TS = (place_T[:, None] >= place_S) | (not self.causal)
         read_B = end_B + self.length  # the place that is read
 
-        hidden_BTD = clip.token_embedding(tokens_BT) + position_TD[place_T if self.shift else slice(T)]
+        hidden_BTD = text.embed(tokens_BT) + position_TD[place_T if self.shift else slice(T)]
         for layer, block in enumerate(blocks):
             prompts_1PD, first = None, self.length  # a layer without prompts has no keys of theirs
             if layer in self.layers:
                 prompts_1PD, first = self.prompts[layer - self.layers.start].unsqueeze(0), 0
-                if layer == 0:
+                if layer == 0 and self.causal:
                     prompts_1PD = prompts_1PD + position_TD[place_P]
             if layer < len(blocks) - 1 or places:
                 hidden_BTD = self.run_block(block, hidden_BTD, prompts_1PD, sees_TS[:, first:])
@@ -67,9 +74,9 @@ class TextEncoder(nn.Module):
             if self.suffix and prompts_1PD is not None:  # it may be a prompt
                 hidden_BTD = torch.cat([prompts_1PD.expand(len(hidden_BTD), -1, -1), hidden_BTD], dim=1)
                 prompts_1PD, rows_B = None, (place_S == read_B[:, None]).int().argmax(dim=1)
-            mask_B11S = (read_B[:, None] >= place_S[first:])[:, None, None]
+            mask_B11S = ((read_B[:, None] >= place_S[first:]) | (not self.causal))[:, None, None]
             hidden_BTD = self.run_block(block, hidden_BTD, prompts_1PD, mask_B11S, rows=rows_B)
-        out_BTE: Tensor = clip.ln_final(hidden_BTD) @ clip.text_projection
+        out_BTE: Tensor = text.project(hidden_BTD)
         return out_BTE
 
     def _places(self, T: int, context: int, device: torch.device) -> tuple[Tensor, Tensor]:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import open_clip
 import torch
-from open_clip.transformer import VisionTransformer
 from torch import Tensor, nn
 
 from vop.config import ConfigError, VideoEncoderConfig, VideoPromptConfig, kind, layers_of
-from vop.model.block import BlockRunner, run_block
+from vop.model.block import checkpointed
+from vop.model.walkers import VisualWalker, visual_of
 from vop.prompts import INIT_STD, VideoPrompts
 
 
@@ -25,11 +25,11 @@ class VideoEncoder(nn.Module):
         prompt: VideoPromptConfig,
         encoder: VideoEncoderConfig,
         frames: int,
-        run_block: BlockRunner = run_block,
+        checkpointing: bool = False,
     ):
         super().__init__()
-        self.run_block = run_block
-        depth, width = len(clip.visual.transformer.resblocks), clip.visual.conv1.out_channels
+        visual, self.checkpointing = visual_of(clip), checkpointing
+        depth, width = len(visual.blocks), visual.width
         self.split = depth if encoder.split_layer is None else encoder.split_layer
         if self.split > depth:
             raise ConfigError(f"video_encoder.split_layer: {self.split} is above {depth}, the layers of this encoder")
@@ -37,6 +37,8 @@ class VideoEncoder(nn.Module):
         self.below = range(layers.start, min(layers.stop, self.split))
         self.above = range(max(layers.start, self.split), layers.stop)
         self.prompts: VideoPrompts = kind("video_prompt", prompt.name).Prompts(prompt, len(self.below), frames, width)
+        if self.prompts.replaces_class_token and not visual.class_token:
+            raise ConfigError("video_prompt.role: cls: the frames of this CLIP have no class token that could be replaced")
         self.video_prompts = nn.Parameter(torch.randn(len(self.above), prompt.length, width) * INIT_STD)
         embedded = frames if self.split < depth else 0
         self.frame_embedding = nn.Parameter(torch.randn(embedded, width) * INIT_STD)
@@ -47,46 +49,43 @@ class VideoEncoder(nn.Module):
 
     def lower(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int, layer: int) -> Tensor:
         """What enters a layer (from 0; no higher than the split; the depth of the tower: what leaves it): [N, L, D]."""
-        return self._walk(clip.visual, embed(clip.visual, pixels_NCHW), frames, range(layer))
+        visual = visual_of(clip)
+        return self._walk(visual, visual.embed(pixels_NCHW), frames, range(layer))
 
     def upper(self, clip: open_clip.CLIP, tokens_NLD: Tensor, frames: int, layer: int) -> Tensor:
         """Frame embeddings [B, F, E] from what enters a layer."""
-        visual: VisionTransformer = clip.visual
-        tokens = self._walk(visual, tokens_NLD, frames, range(layer, len(visual.transformer.resblocks)))
-        out_BFE: Tensor = visual.ln_post(tokens.reshape(-1, frames, tokens.shape[-1])) @ visual.proj
-        return out_BFE
+        visual = visual_of(clip)
+        tokens = self._walk(visual, tokens_NLD, frames, range(layer, len(visual.blocks)))
+        read = 1 if visual.reads_class_token else visual.tokens
+        out_NE = visual.pool(tokens.reshape(-1, read, tokens.shape[-1]))
+        return torch.as_tensor(out_NE.unflatten(0, (-1, frames)))
 
-    def _walk(self, visual: VisionTransformer, tokens: Tensor, frames: int, layers: range) -> Tensor:
+    def _walk(self, visual: VisualWalker, tokens: Tensor, frames: int, layers: range) -> Tensor:
         """Some layers: one sequence a frame [N, L, D] up to the split, one a video [B, F * L, D] above it."""
-        blocks, L = visual.transformer.resblocks, len(visual.positional_embedding)
+        blocks, run = visual.blocks, checkpointed(visual.run) if self.checkpointing else visual.run
         for layer in layers:
             if layer == self.split:
                 tokens = (tokens.unflatten(0, (-1, frames)) + self.frame_embedding[:, None]).flatten(1, 2)
-            tokens, prompts_GPD = self._enter(layer, tokens, frames)
-            if layer == 0:  # the first layer's prompts pass through ln_pre, like the tokens
-                tokens = visual.ln_pre(tokens)
-                prompts_GPD = None if prompts_GPD is None else visual.ln_pre(prompts_GPD)
-            rows = slice(0, None, L) if layer == len(blocks) - 1 else slice(None)  # at the end only class tokens are read
-            tokens = self.run_block(blocks[layer], tokens, prompts_GPD, rows=rows)
+            tokens, prompts_GPD = self._enter(visual, layer, tokens, frames)
+            if layer == 0:  # the first layer's prompts pass through the norm before it, like the tokens
+                tokens = visual.enter(tokens)
+                prompts_GPD = None if prompts_GPD is None else visual.enter(prompts_GPD)
+            # At the end nothing is computed that is not read.
+            only_class = visual.reads_class_token and layer == len(blocks) - 1
+            rows = slice(0, None, visual.tokens) if only_class else slice(None)
+            tokens = run(blocks[layer], tokens, prompts_GPD, rows=rows)
         return tokens
 
-    def _enter(self, layer: int, tokens: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
+    def _enter(self, visual: VisualWalker, layer: int, tokens: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter a layer, and its prompts if it has any."""
         if layer in self.above:
             return tokens, self.video_prompts[[layer - self.above.start]]
         if layer not in self.below:
             return tokens, None
         index = layer - self.below.start
-        cls_BFD = tokens[:, 0].unflatten(0, (-1, frames))
+        cls_ND = tokens[:, 0] if visual.class_token else tokens.mean(1)
+        cls_BFD = cls_ND.unflatten(0, (-1, frames))
         new_cls_BFD = self.prompts.replace_cls(index, cls_BFD)
         if new_cls_BFD is not cls_BFD:
             tokens = torch.cat([new_cls_BFD.reshape(-1, 1, tokens.shape[-1]), tokens[:, 1:]], dim=1)
         return tokens, self.prompts(index, cls_BFD)
-
-
-def embed(visual: VisionTransformer, pixels_NCHW: Tensor) -> Tensor:
-    """Class token and patches with their positional embeddings, before `ln_pre`: [N, L, D]."""
-    patches_NMD = visual.conv1(pixels_NCHW).flatten(2).transpose(1, 2)
-    cls_ND = visual.class_embedding.expand(len(patches_NMD), 1, -1)
-    tokens_NLD: Tensor = torch.cat([cls_ND, patches_NMD], dim=1) + visual.positional_embedding
-    return tokens_NLD

@@ -14,6 +14,7 @@ from torch import nn
 from vop.config import kind, load_experiment
 from vop.model.backbone import shape_of_backbone
 from vop.model.retrieval import RetrievalModel, shape_of_model
+from vop.model.walkers import visual_of
 from vop.paper.methods import METHODS, overrides_of
 
 
@@ -42,7 +43,7 @@ def count_methods(overrides: Sequence[str] = ()) -> Counts:
     backbone = shape_of_backbone(load_experiment(tree, overrides).backbone)
     counts = {}
     for name in METHODS:
-        method = overrides_of(name, len(backbone.clip.visual.transformer.resblocks))
+        method = overrides_of(name, len(visual_of(backbone.clip).blocks))
         experiment = load_experiment(tree, [*overrides, *(f"{key}={value}" for key, value in method.items())])
         model = shape_of_model(experiment)
         rate = kind("tuning", experiment.tuning.name).LEARNING_RATE

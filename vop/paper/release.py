@@ -23,6 +23,7 @@ from vop.config import load_experiment
 from vop.model.adapter import Adapter, AdapterError, adapter_of, load_tensors
 from vop.model.backbone import Backbone, shared_backbone
 from vop.model.retrieval import build_model
+from vop.model.walkers import text_of, visual_of
 
 TEXT, VISUAL = "text_prompt_learner.text_prompts", "visual_prompt_learner.visual_prompts"
 
@@ -82,9 +83,9 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
 
 
 def _check_layers(checkpoint: Path, backbone: Backbone, named: str, text: Tensor, visual: Tensor) -> None:
-    towers = {TEXT: (text, backbone.clip.transformer), VISUAL: (visual, backbone.clip.visual.transformer)}
+    towers = {TEXT: (text, text_of(backbone.clip)), VISUAL: (visual, visual_of(backbone.clip))}
     for key, (prompts, tower) in towers.items():
-        expected = len(tower.resblocks), tower.resblocks[0].attn.embed_dim
+        expected = len(tower.blocks), tower.width
         found = prompts.shape[0], prompts.shape[-1]
         if found != expected:
             raise ReleaseError(

@@ -12,7 +12,12 @@ INIT_STD = 0.02  # as in the authors' release
 
 
 class VideoPrompts(nn.Module):
-    """What every kind has: `generic`, prompts that all frames share, [layers, P, D]; `specific` of P are the kind's own."""
+    """What every kind has: `generic`, prompts that all frames share, [layers, P, D]; `specific` of P are the kind's own.
+
+    replaces_class_token: whether `replace_cls` does; a CLIP whose frames have no class token is then refused.
+    """
+
+    replaces_class_token = False
 
     def __init__(self, layers: int, length: int, width: int, specific: int = 0):
         super().__init__()
@@ -21,7 +26,7 @@ class VideoPrompts(nn.Module):
     def forward(self, index: int, cls_BFD: Tensor) -> Tensor:
         """Prompts of the index-th prompted layer: [1, P, D] for all frames, [F, P, D] by frame, or [B * F, P, D].
 
-        cls_BFD: the frames' class tokens as they enter that layer.
+        cls_BFD: the frames' class tokens as they enter that layer; where a CLIP has none, the mean of a frame's tokens.
         """
         return self.generic[index].unsqueeze(0)
 

@@ -55,7 +55,7 @@ class Prompts(VideoPrompts):
         makes_prompts = config.role == "prompts"
         self.specific = config.specific_length if makes_prompts else 0
         super().__init__(layers, config.length, width, self.specific)
-        self.role = config.role
+        self.role, self.replaces_class_token = config.role, config.role == "cls"
         self.context = ContextModule(config.module, frames, width)
         self.project = nn.Linear(self.context.width_out, self.specific * width if makes_prompts else width)
 

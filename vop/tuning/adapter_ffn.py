@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vop.model.block import put_beside
+from vop.model.walkers import text_of, visual_of
 from vop.tuning._bottleneck import AdapterConfig, Bottleneck
 
 if TYPE_CHECKING:
@@ -19,5 +20,6 @@ Config = AdapterConfig
 
 def apply(model: RetrievalModel, config: AdapterConfig) -> None:
     """Put a bottleneck beside each layer's feed-forward network."""
-    for block in (*model.clip.transformer.resblocks, *model.clip.visual.transformer.resblocks):
-        put_beside(block.mlp, Bottleneck(block.attn.embed_dim, config.bottleneck))
+    for tower in (text_of(model.clip), visual_of(model.clip)):
+        for block in tower.blocks:
+            put_beside(block.mlp, Bottleneck(tower.width, config.bottleneck))

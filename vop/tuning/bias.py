@@ -19,5 +19,5 @@ LEARNING_RATE = 1e-4
 def apply(model: RetrievalModel, config: TuningConfig) -> None:
     """Unfreeze every bias of CLIP: of its linear layers, layer norms and attentions."""
     for name, parameter in model.clip.named_parameters():
-        if name.endswith("bias"):
+        if name.endswith("bias") and name != "logit_bias":  # which belongs to the loss
             parameter.requires_grad_(True)

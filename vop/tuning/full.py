@@ -17,5 +17,6 @@ LEARNING_RATE = 1e-6
 
 
 def apply(model: RetrievalModel, config: TuningConfig) -> None:
-    """Unfreeze every parameter of CLIP."""
-    model.clip.requires_grad_(True)
+    """Unfreeze every parameter of CLIP, but the bias that a sigmoid loss adds to all logits."""
+    for name, parameter in model.clip.named_parameters():
+        parameter.requires_grad_(name != "logit_bias")

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
 from vop.config import TuningConfig
+from vop.model.walkers import text_of, visual_of
 
 if TYPE_CHECKING:
     from vop.model.retrieval import RetrievalModel
@@ -29,23 +30,28 @@ class Config(TuningConfig):
 
 
 class LowRank(nn.Module):
-    """Adds scale * up @ down to the query rows and to the value rows of a fused weight [3 * D, D]."""
+    """Adds scale * up @ down to the query rows and to the value rows of a weight.
 
-    def __init__(self, width: int, config: Config):
+    rows: what the weight holds, "qkv" for a fused one [3 * D, D], else "q" or "v" [D, D].
+    """
+
+    def __init__(self, width: int, config: Config, rows: str):
         super().__init__()
-        self.scale = config.alpha / config.rank
-        bound = width**-0.5  # that of nn.Linear
-        self.down = nn.Parameter(torch.empty(2, config.rank, width).uniform_(-bound, bound))
-        self.up = nn.Parameter(torch.zeros(2, width, config.rank))  # at zero, training starts from CLIP
+        self.scale, self.rows = config.alpha / config.rank, rows
+        bound, changed = width**-0.5, len(rows.replace("k", ""))  # the bound of nn.Linear
+        self.down = nn.Parameter(torch.empty(changed, config.rank, width).uniform_(-bound, bound))
+        self.up = nn.Parameter(torch.zeros(changed, width, config.rank))  # at zero, training starts from CLIP
 
     def forward(self, weight: Tensor) -> Tensor:
-        """[3 * D, D] -> [3 * D, D]."""
-        query, value = self.scale * self.up @ self.down
-        return weight + torch.cat([query, torch.zeros_like(query), value])
+        """The changed weight, of the same shape."""
+        query, *value = self.scale * self.up @ self.down
+        return weight + torch.cat([query, torch.zeros_like(query), *value] if self.rows == "qkv" else [query])
 
 
 def apply(model: RetrievalModel, config: Config) -> None:
-    """Parametrize the fused attention weight of each layer, which then reads as the changed weight."""
-    for block in (*model.clip.transformer.resblocks, *model.clip.visual.transformer.resblocks):
-        change = LowRank(block.attn.embed_dim, config)
-        parametrize.register_parametrization(block.attn, "in_proj_weight", change)
+    """Parametrize the attention weights of each layer, which then read as the changed weights."""
+    for tower in (text_of(model.clip), visual_of(model.clip)):
+        for block in tower.blocks:
+            for module, name, rows in tower.attention_weights(block):
+                if rows != "k":
+                    parametrize.register_parametrization(module, name, LowRank(tower.width, config, rows))

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from vop.config import TuningConfig
+from vop.model.walkers import text_of, visual_of
 
 if TYPE_CHECKING:
     from vop.model.retrieval import RetrievalModel
@@ -18,5 +19,5 @@ LEARNING_RATE = 1e-5
 
 def apply(model: RetrievalModel, config: TuningConfig) -> None:
     """Unfreeze the last transformer block of the text encoder and of the visual encoder."""
-    for transformer in (model.clip.transformer, model.clip.visual.transformer):
-        transformer.resblocks[-1].requires_grad_(True)
+    for tower in (text_of(model.clip), visual_of(model.clip)):
+        tower.blocks[-1].requires_grad_(True)

@@ -36,10 +36,25 @@ class Read:
     damaged: int
 
 
-def shrunk(path: str, width: int, height: int, size: int) -> tuple[int, int]:
-    """Width and height with the short side at `size`. FrameError for a picture so narrow that this is too large."""
+@dataclass(frozen=True)
+class Square:
+    """What frames become: squares of `size` pixels.
+
+    resize: "shortest", the short side at `size`, then the central square; or "squash", both sides, whatever the aspect.
+    interpolation: "bicubic" or "bilinear", both with antialiasing.
+    """
+
+    size: int
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
+
+
+def shrunk(path: str, width: int, height: int, square: Square) -> tuple[int, int]:
+    """Width and height with the short side, or both, at its size. FrameError for a picture so narrow that this is too large."""
+    if square.resize == "squash":
+        return square.size, square.size
     short = min(width, height)
-    width, height = width * size // short, height * size // short
+    width, height = width * square.size // short, height * square.size // short
     check_size(path, width, height)
     return width, height
 
@@ -50,16 +65,16 @@ def central_square(images_NHWC: Images, size: int) -> Images:
     return images_NHWC[:, top : top + size, left : left + size]
 
 
-def resized_square(frame: av.VideoFrame, scan: Scan, size: int) -> Images:
-    """A frame as it is shown, its short side at `size`, the central square of it: [size, size, 3]."""
-    width, height = shrunk(scan.path, frame.width, frame.height, size)
-    scaled = frame.reformat(width, height, "rgb24", interpolation="BICUBIC", threads=1)
+def resized_square(frame: av.VideoFrame, scan: Scan, square: Square) -> Images:
+    """A frame as it is shown, resized, the central square of it: [size, size, 3]."""
+    width, height = shrunk(scan.path, frame.width, frame.height, square)
+    scaled = frame.reformat(width, height, "rgb24", interpolation=square.interpolation.upper(), threads=1)
     pixels: Images = scaled.to_ndarray().astype(np.uint8, copy=False)
     a, b, c, d = scan.display_matrix
     if not a:
         pixels = pixels.swapaxes(0, 1)
-    square: Images = central_square(pixels[None, :: b + d, :: a + c], size)[0]
-    return square.copy()
+    central: Images = central_square(pixels[None, :: b + d, :: a + c], square.size)[0]
+    return central.copy()
 
 
 @dataclass(frozen=True)
@@ -71,7 +86,7 @@ class Shown:
     damaged: bool
 
 
-def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int) -> Read | None:
+def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, square: Square) -> Read | None:
     """Decode from the random access point before each wanted frame, and no frame that nobody needs.
 
     None if any step is not as the scan expects: a frame that is not shown, or not in its place, or an error.
@@ -79,7 +94,7 @@ def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indic
     if not scan.access_points:
         return None
     images, damaged = dict[int, Images](), 0
-    for group in _groups(scan, container, stream, indices, size):
+    for group in _groups(scan, container, stream, indices, square):
         if group is None:
             return None
         images |= {shown.place: shown.image_HWC for shown in group}
@@ -87,13 +102,13 @@ def by_seeking(scan: Scan, container: InputContainer, stream: VideoStream, indic
     return Read(scan, np.stack([images[k] for k in sorted(images)]), damaged)
 
 
-def in_turn(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int) -> Iterator[Shown]:
+def in_turn(scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, square: Square) -> Iterator[Shown]:
     """The wanted frames of `by_seeking` one after the other, of however long a video: one group of pictures is in memory.
 
     From where seeking is not as expected they are decoded from the start of the file; those that it does not show are left out.
     """
     wanted, last = set(indices.tolist()), -1
-    for group in _groups(scan, container, stream, indices, size) if scan.access_points else [None]:
+    for group in _groups(scan, container, stream, indices, square) if scan.access_points else [None]:
         if group is None:
             break
         yield from group
@@ -102,13 +117,13 @@ def in_turn(scan: Scan, container: InputContainer, stream: VideoStream, indices:
         return
     for k, frame, damaged in _each(scan, []):
         if k > last and k in wanted:
-            yield Shown(k, resized_square(frame, scan, size), damaged)
+            yield Shown(k, resized_square(frame, scan, square), damaged)
         if (last := max(last, k)) >= max(wanted):
             return
 
 
 def _groups(
-    scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, size: int
+    scan: Scan, container: InputContainer, stream: VideoStream, indices: Indices, square: Square
 ) -> Iterator[list[Shown] | None]:
     """The wanted frames from each access point to the next; None, and the end, where a step is not as the scan expects."""
     place: dict[int | None, int] = {stamp: k for k, stamp in enumerate(scan.stamps_V)}
@@ -123,7 +138,7 @@ def _groups(
             for frame in _shown(container, stream, point, {scan.stamps_V[k] for k in (group if point.check else wanted)}, scan):
                 shown.append(place.get(frame.pts, -1))
                 if shown[-1] in wanted:
-                    found.append(Shown(shown[-1], resized_square(frame, scan, size), bool(frame.is_corrupt)))
+                    found.append(Shown(shown[-1], resized_square(frame, scan, square), bool(frame.is_corrupt)))
         except av.FFmpegError:
             yield None
             return
@@ -166,7 +181,7 @@ class _Pass:
     damaged: int = 0
 
 
-def in_order(scan: Scan, rule: Rule, size: int) -> Read:
+def in_order(scan: Scan, rule: Rule, square: Square) -> Read:
     """Decode every candidate, and check that the frames shown are those expected of the packets.
 
     Where some packets show no frame though none of them is broken, the frames that do show are what there is
@@ -174,13 +189,13 @@ def in_order(scan: Scan, rule: Rule, size: int) -> Read:
     """
     wanted = set(rule.choose(scan).tolist())
     last = int(rule.candidates(scan)[-1])
-    done = _pass(scan, wanted, last, size)
+    done = _pass(scan, wanted, last, square)
     expected = done.stamps == scan.stamps_V[: last + 1] if scan.stamps_V else len(done.stamps) == last + 1
     broken = done.errors > 0 and bool(scan.stamps_V)
     if not expected and (not broken or rule.incomplete == "take"):
-        scan = _recounted(scan, _pass(scan, set(), sys.maxsize, size).stamps, broken)
+        scan = _recounted(scan, _pass(scan, set(), sys.maxsize, square).stamps, broken)
         wanted = set(rule.choose(scan).tolist())
-        done = _pass(scan, wanted, max(wanted), size)
+        done = _pass(scan, wanted, max(wanted), square)
     lost = wanted - done.images.keys()
     if lost:
         held = f"{len(done.stamps)} of {last + 1} frames can be read"
@@ -188,13 +203,13 @@ def in_order(scan: Scan, rule: Rule, size: int) -> Read:
     return Read(scan, np.stack([done.images[k] for k in sorted(wanted)]), done.damaged)
 
 
-def _pass(scan: Scan, wanted: set[int], last: int, size: int) -> _Pass:
+def _pass(scan: Scan, wanted: set[int], last: int, square: Square) -> _Pass:
     """Decode from the start to frame `last`."""
     done, errors = _Pass({}, []), list[av.FFmpegError]()
     for k, frame, damaged in _each(scan, errors):
         done.stamps.append(frame.pts)
         if k in wanted:
-            done.images[k] = resized_square(frame, scan, size)
+            done.images[k] = resized_square(frame, scan, square)
             done.damaged += damaged
         if k >= last:
             break

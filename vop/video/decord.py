@@ -8,7 +8,7 @@ import os
 import sys
 from typing import Any
 
-from vop.video.decode import Images, Read, central_square, shrunk
+from vop.video.decode import Images, Read, Square, central_square, shrunk
 from vop.video.files import FrameError
 from vop.video.sampling import Indices
 from vop.video.scan import Scan
@@ -47,14 +47,14 @@ def version_of_decord() -> str:
     return str(_import().__version__)
 
 
-def with_decord(scan: Scan, indices: Indices, size: int) -> Read:
+def with_decord(scan: Scan, indices: Indices, square: Square) -> Read:
     """One batch, resized in the decoder, in one thread; a warning is logged where decord may return wrong frames."""
     decord, seen = load_decord(), scan.probe
     if decord is None:
         raise FrameError(scan.path, "no-decoder", "decord does not load")
     if scan.decord_risk:
         log.warning("%s: decord may return wrong frames of it (%s); decoder auto does not", scan.path, scan.decord_risk)
-    width, height = shrunk(scan.path, seen.width, seen.height, size)
+    width, height = shrunk(scan.path, seen.width, seen.height, square)
     try:
         with open(scan.path, "rb") as file:
             # a name that is not UTF-8 cannot be handed over
@@ -66,4 +66,4 @@ def with_decord(scan: Scan, indices: Indices, size: int) -> Read:
         images: Images = reader.get_batch(indices).asnumpy()
     except Exception as error:  # decord raises whatever its C++ core or its assertions throw
         raise FrameError(scan.path, "decode", f"decord cannot read it: {error}") from error
-    return Read(scan, central_square(images, size), 0)
+    return Read(scan, central_square(images, square.size), 0)

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vop.places import PlaceError, local_copy
-from vop.video.decode import Images, Read, by_seeking, in_order
+from vop.video.decode import Images, Read, Square, by_seeking, in_order
 from vop.video.decord import version_of_decord, with_decord
 from vop.video.files import FrameError, open_video, video_stream
 from vop.video.sampling import Indices, Rule, sample_indices, sample_seconds
@@ -25,6 +25,7 @@ from vop.video.scan import Probe, probe, scan_packets
 __all__ = ["FrameError", "Frames", "Probe", "decoder_versions", "probe", "read_frames", "sample_indices", "sample_seconds"]
 
 DECODERS = ("auto", "decord", "pyav")
+RESIZES, INTERPOLATIONS = ("shortest", "squash"), ("bicubic", "bilinear")
 MOST_DAMAGED = 0.25  # of the frames taken; with more of them a video is refused
 
 
@@ -52,15 +53,19 @@ def read_frames(
     decoder: str = "auto",
     seed: int = 0,
     incomplete: str = "refuse",
+    resize: str = "shortest",
+    interpolation: str = "bicubic",
 ) -> Frames:
     """`count` frames of a video, uint8 RGB [F, size, size, 3]: short side to `size`, then the central square.
+
+    With `resize` "squash" both sides become `size`, whatever the aspect: some CLIPs are trained so.
 
     path: a path, its name of any bytes, or a URI that pyarrow knows, of which a scratch copy is read.
 
     `sampling` is one of SAMPLING; `fps` frames a second, at most `count`, belong to the rule of that name, `seed`
     to `random`. `window` (seconds) keeps the frames whose time lies in it, ends included. `decoder` is one of DECODERS:
-    `auto` is PyAV, which resizes bicubically; decord resizes bilinearly, both with antialiasing. Where decord may return wrong
-    frames, a warning is logged.
+    `auto` is PyAV, which resizes by `interpolation`; decord resizes bilinearly, both with antialiasing. Where decord may
+    return wrong frames, a warning is logged.
     `incomplete`: whether a file that lacks frames it promises (cut off, or broken within) is to `refuse` where one of them is
     wanted, or to `take`: then the frames that are there are sampled.
     ValueError on a bad argument; FrameError on a video that cannot give the frames asked for, or of which more than
@@ -68,11 +73,14 @@ def read_frames(
     """
     if decoder not in DECODERS:
         raise ValueError(f"unknown decoder {decoder!r}; valid: {', '.join(DECODERS)}")
+    if resize not in RESIZES or interpolation not in INTERPOLATIONS:
+        raise ValueError(f"resize={resize!r}, interpolation={interpolation!r}: valid: {RESIZES}, {INTERPOLATIONS}")
     if size < 1:
         raise ValueError(f"size must be positive, not {size}")
     rule = Rule(count, sampling, fps, window, seed, incomplete)
+    square = Square(size, resize, interpolation)
     with local_video(os.fspath(path)) as local:
-        return _read(local, rule, size, decoder)
+        return _read(local, rule, square, decoder)
 
 
 @contextmanager
@@ -99,8 +107,8 @@ def decoder_versions() -> dict[str, str]:
     return versions
 
 
-def _read(path: str, rule: Rule, size: int, decoder: str) -> Frames:
-    read = _decoded(path, rule, size, decoder)
+def _read(path: str, rule: Rule, square: Square, decoder: str) -> Frames:
+    read = _decoded(path, rule, square, decoder)
     indices = rule.choose(read.scan)
     if read.damaged > MOST_DAMAGED * len(indices):
         raise FrameError(path, "damaged", f"{read.damaged} of the {len(indices)} frames taken are damaged")
@@ -116,14 +124,14 @@ def _read(path: str, rule: Rule, size: int, decoder: str) -> Frames:
     )
 
 
-def _decoded(path: str, rule: Rule, size: int, decoder: str) -> Read:
+def _decoded(path: str, rule: Rule, square: Square, decoder: str) -> Read:
     with open_video(path, probing=False) as container:
         stream = video_stream(path, container)
         scan = scan_packets(path, container, stream)
         if decoder != "decord":
-            read = by_seeking(scan, container, stream, rule.choose(scan), size)
+            read = by_seeking(scan, container, stream, rule.choose(scan), square)
             if read is not None:
                 return read
     if decoder == "decord":
-        return with_decord(scan, rule.choose(scan), size)
-    return in_order(scan, rule, size)
+        return with_decord(scan, rule.choose(scan), square)
+    return in_order(scan, rule, square)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from vop.video.decode import Images, Shown, in_turn
+from vop.video.decode import Images, Shown, Square, in_turn
 from vop.video.files import FrameError, open_video, video_stream
 from vop.video.frames import MOST_DAMAGED, local_video
 from vop.video.sampling import Indices, sample_indices, sample_seconds
@@ -25,8 +25,8 @@ AT_ONCE = 16
 class WindowRule:
     """Windows of `length` seconds, one each `stride` seconds, of `count` frames of `size` pixels.
 
-    sampling: `uniform` or `fps`, as in `read_frames`. drawn: out of so many frames of a window `count` are chosen, for a model
-    whose training draws frames at random; 0 for others.
+    sampling (`uniform` or `fps`), resize, interpolation: as in `read_frames`. drawn: out of so many frames of a window `count`
+    are chosen, for a model whose training draws frames at random; 0 for others.
     """
 
     length: float
@@ -36,6 +36,8 @@ class WindowRule:
     sampling: str = "uniform"
     fps: float = 1.0
     drawn: int = 0
+    resize: str = "shortest"
+    interpolation: str = "bicubic"
 
     def spans(self, duration: float) -> list[tuple[float, float]]:
         """(start, end) in seconds of each window; together they cover the video. One no longer than a window is one."""
@@ -82,7 +84,8 @@ def read_windows(path: str, rule: WindowRule, at_once: int = AT_ONCE) -> Iterato
         scan = scan_packets(local, container, stream)
         spans = rule.spans(float(scan.times_V[-1]) + 1 / scan.probe.fps)
         chosen = [rule.choose(scan.times_V, start, end) for start, end in spans]
-        frames = in_turn(scan, container, stream, np.unique(np.concatenate(chosen)), rule.size)
+        square = Square(rule.size, rule.resize, rule.interpolation)
+        frames = in_turn(scan, container, stream, np.unique(np.concatenate(chosen)), square)
         held, seen, found = dict[int, Shown](), -1, 0
         for first in range(0, len(spans), at_once):
             part = slice(first, first + at_once)
