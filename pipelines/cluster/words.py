@@ -8,15 +8,19 @@ from pathlib import Path
 
 from vop.config import Experiment, is_override, load_experiment, recipe_file, recipe_words, recipes
 from vop.errors import VopError
+from vop.index.table import is_index
 from vop.places import absolute, is_remote
 
-WRITING = ("check", "train", "tune", "prepare", "evaluate", "report", "demo", "search", "retrieved")  # goes where a recipe says
+WRITING = (  # goes where a recipe says
+    *("check", "train", "tune", "prepare", "evaluate", "report", "demo", "index", "search", "retrieved"),
+)
 PRINTING = ("doctor", "methods", "throughput", "verify")
 RECIPE_FIRST = ("check", "train", "prepare", "tune", "report", "doctor")
 ADAPTER_FIRST = ("evaluate", "search", "retrieved")
-PLACES = ("--output", "--export", "--report", "--videos", "--annotations")  # options whose value is a path
+OF_A_MODEL = (*ADAPTER_FIRST, "index")  # it brings a model of its own, which the overrides may belong to
+PLACES = ("--output", "--export", "--report", "--videos", "--annotations", "--to", "--queries", "--like")  # a value is a path
 OUTPUT = {"verify": ("--report", "verify-{}.parquet"), "retrieved": ("--output", "retrieved.html")}  # in the caller's folder
-FLAGS = ("--asha", "--dry-run", "--store", "--help", "-h")  # options without a value
+FLAGS = ("--asha", "--dry-run", "--store", "--json", "--help", "-h")  # options without a value
 PATHS = ("tracking.output", "data.cache", "benchmark.videos", "benchmark.annotations")
 
 
@@ -49,7 +53,7 @@ def job_command(words: list[str]) -> Command:
         if place == recipe:
             given[place] = _recipe(word, place, files)
         elif place in positional:
-            given[place] = _positional(command, positional.index(place), word)
+            given[place] = _positional(command, [rest[other] for other in positional[: positional.index(place)]], word)
         elif place in options:
             before, equals, value = word.rpartition("=") if word.startswith("--") else ("", "", word)
             given[place] = before + equals + _option(options[place], value, place, files)
@@ -59,17 +63,16 @@ def job_command(words: list[str]) -> Command:
     if names := next((rest[place].removeprefix("--recipes=") for place, name in options.items() if name == "--recipes"), ""):
         return Command([command, *given, *_paths_of_recipes(names, [rest[place] for place in positional], given)], files)
     overrides = [rest[place] for place in positional if place != recipe and "=" in rest[place]]
-    # an adapter brings its own model, which the overrides may belong to
-    said = [] if command in ADAPTER_FIRST else overrides
+    said = [] if command in OF_A_MODEL else overrides
     experiment = load_experiment("" if recipe is None else rest[recipe], said)
     return Command([command, *given, *_absolute_paths(experiment, given)], files)
 
 
-def _positional(command: str, number: int, word: str) -> str:
+def _positional(command: str, before: list[str], word: str) -> str:
     """A word that belongs to no option: an adapter, a folder of videos, key=value, or what means the same everywhere."""
-    if command == "search" and number == 1:
+    if (command == "index" and not before) or (command == "search" and len(before) == 1 and not is_index(before[0])):
         return absolute(word)
-    if command == "search" and number > 1 and not is_override(word):
+    if command == "search" and before and not is_override(word):
         return word  # a text to search for
     if "=" in word:
         key, _, value = word.partition("=")
@@ -82,6 +85,8 @@ def _option(name: str, value: str, place: int, files: dict[str, Path]) -> str:
         return _space(value, place, files)
     if name in ("--recipe", "--recipes"):
         return ",".join(_recipe(recipe.strip(), place, files) for recipe in value.split(","))
+    if name == "--model":
+        return _folder(value)
     return absolute(value) if name in PLACES and value else value
 
 

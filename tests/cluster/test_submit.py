@@ -34,6 +34,7 @@ from pipelines.cluster.words import WordError, job_command
 from pipelines.tracking import LoggedRun, logged_runs
 from tests.support.recipe import recipe
 from vop.config import ConfigError, load_experiment
+from vop.index.table import Manifest, write_manifest
 
 TOKEN = "a-token-of-the-tests-" + "0" * 16
 PROJECT = Path(__file__).parents[2]
@@ -271,6 +272,14 @@ def test_nothing_in_a_job_is_relative_to_the_callers_folder(tmp_path: Path, monk
     query = "a dog = a cat"
     search = ["search", f"{tmp_path}/runs/one", f"{tmp_path}/clips", query, f"data.cache={tmp_path}/frames", output]
     assert job_command(["search", "runs/one", "clips", query, "data.cache=frames"]).words == search
+    index = ["index", f"{tmp_path}/clips", "--to", f"{tmp_path}/one.index", "--model", f"{tmp_path}/runs/one", output]
+    assert job_command(["index", "clips", "--to", "one.index", "--model", "runs/one"]).words == index
+    assert job_command(["index", "clips", "--to=one.index", "--model=ViT-B-32/openai"]).words[2:4] == [
+        *(f"--to={tmp_path}/one.index", "--model=ViT-B-32/openai")
+    ]
+    write_manifest("one.index", Manifest("", 10, 5, 8))
+    asked = ["search", f"{tmp_path}/one.index", query, "--json", "--like", f"{tmp_path}/a.mp4", output]
+    assert job_command(["search", "one.index", query, "--json", "--like", "a.mp4"]).words == asked
     verify = ["verify", "didemo", "--videos", f"{tmp_path}/clips", "--report", f"{tmp_path}/verify-didemo.parquet"]
     assert job_command(["verify", "didemo", "--videos", "clips"]).words == verify
     page = ["retrieved", "0a1b", f"{tmp_path}/runs/one", "--output", f"{tmp_path}/retrieved.html", output]
