@@ -121,7 +121,7 @@ class Index:
 
     def _hit(self, span: Span, path: str) -> Hit:
         first, *others = sorted(self.paths[span.video], key=lambda each: not fnmatch.fnmatchcase(each, path))
-        return Hit(first, span.start, span.end, span.score, tuple(others))
+        return Hit(first, round(span.start, 3), round(span.end, 3), span.score, tuple(others))
 
     def _wanted(self, path: str, duration: tuple[float, float], time: tuple[float, float]) -> NDArray[np.bool_]:
         """Which windows the filters leave."""
