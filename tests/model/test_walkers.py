@@ -298,6 +298,14 @@ def test_random_texts_of_the_check_end_where_they_are_read(backbone: Backbone) -
     assert tokens.max() < VOCABULARY
 
 
+@pytest.mark.parametrize("eos", [1, 2, VOCABULARY - 1])
+def test_any_token_may_end_them(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, eos: int) -> None:
+    clip = family(tmp_path, next(name for name in FAMILIES if "worldwide" in name)).clip
+    monkeypatch.setattr(clip, "text_eos_id", eos)
+    tokens = check.random_tokens(clip, torch.Generator().manual_seed(0))
+    assert text_of(clip).end(tokens).tolist() == [tokens.shape[1] // 3, tokens.shape[1] - 1]
+
+
 # --- files and tags -------------------------------------------------------------------------------------------------
 
 

@@ -43,8 +43,10 @@ def random_tokens(clip: Any, generator: torch.Generator) -> Tensor:
     """Two texts [2, T] of random ids, one of which ends early, as the tower's tokenizer would end it."""
     text = text_of(clip)
     context, vocabulary = len(text.positions), text.tower.token_embedding.num_embeddings
-    tokens_BT = torch.randint(text.eos + 1 if text.pool == "eos" else 1, vocabulary - 1, (2, context), generator=generator)
+    eos = text.eos if text.pool == "eos" else vocabulary - 1
+    tokens_BT = torch.randint(1, vocabulary, (2, context), generator=generator)
+    tokens_BT[tokens_BT == eos] = 2 if eos == 1 else 1
     for row, end in enumerate((context // 3, context - 1)):
-        tokens_BT[row, end] = text.eos if text.pool == "eos" else vocabulary - 1
+        tokens_BT[row, end] = eos
         tokens_BT[row, end + 1 :] = 0
     return tokens_BT
