@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Iterator
+from contextlib import closing
 from typing import Any
 
 import pyarrow as pa
@@ -48,8 +49,10 @@ def decode(tasks: pa.Table, folder: str, options: StoreOptions) -> None:
             **labelled("decode"),
         )
         failed = 0
-        with Progress(logger, "decoding", len(tasks), "videos") as progress:
-            for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0):
+        # Closed before Ray ends: if Ray Data still worked then, it would end this process, whatever is on its way here.
+        rows = closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow", prefetch_batches=0)))
+        with Progress(logger, "decoding", len(tasks), "videos") as progress, rows as batches:
+            for batch in batches:
                 if MACHINE in batch["error_kind"].to_pylist():
                     raise StoreError(batch["error"].to_pylist()[0])
                 failed += batch["ok"].to_pylist().count(False)

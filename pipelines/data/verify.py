@@ -11,6 +11,7 @@ import logging
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -175,8 +176,9 @@ def _on_ray(items: Sequence[str], function: Callable[[str], dict[str, Any]], doi
     blocks = [pa.table({"item": list(items[start : start + BLOCK])}) for start in range(0, len(items), BLOCK)]
     options = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 1, **labelled("decode")}
     dataset = ray.data.from_arrow(blocks).map_batches(block, **options)
-    with Progress(logger, doing, len(items), "videos") as progress:
-        for batch in dataset.iter_batches(batch_size=None, batch_format="pyarrow"):
+    rows = closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow")))  # as in `decode`
+    with Progress(logger, doing, len(items), "videos") as progress, rows as batches:
+        for batch in batches:
             progress.add(len(batch))
             yield from batch.to_pylist()
 

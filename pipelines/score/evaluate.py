@@ -6,6 +6,7 @@ import csv
 import logging
 import warnings
 from collections.abc import Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -104,8 +105,10 @@ def embeddings(
         **labelled("train"),
     )
     found: dict[str, dict[int, bytes]] = {"caption": {}, "video": {}, "bank": {}}
-    with Progress(logger, "embedding", len(rows) + int(firsts[-1]) + len(bank), "videos and captions") as progress:
-        for row in results.iter_rows():
+    number = len(rows) + int(firsts[-1]) + len(bank)
+    embedded = closing(iter(results.iter_rows()))  # as in `decode`
+    with Progress(logger, "embedding", number, "videos and captions") as progress, embedded as items:
+        for row in items:
             found[row["kind"]][row["place"]] = row["row"]
             progress.add()
     return _stacked(found["caption"]), _stacked(found["video"]), _stacked(found["bank"]) if bank else None

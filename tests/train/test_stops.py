@@ -85,7 +85,7 @@ def stopped_at(line: str, command: list[str], environment: dict[str, str], folde
     assert [one for one in alive if one.is_running() and one.status() != psutil.STATUS_ZOMBIE] == [], text
     # what begins with (pid=... is of Ray's own workers
     noise = [line for line in text.splitlines() if line.startswith(("Traceback", "***", "Exception ignored", "["))]
-    assert text.splitlines()[-1] == "stopped" and not noise, text
+    assert text.splitlines()[-1] == "stopped" and not noise, f"exit code {code}: {text}"
     empty = [place for place in folder.rglob("*") if place.is_dir() and not any(place.iterdir())]
     assert empty == [] and not list(folder.rglob("*partial*")), text
     return int(code)
