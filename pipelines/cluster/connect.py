@@ -9,6 +9,7 @@ import shutil
 import socket
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any
@@ -38,7 +39,7 @@ LOG_LEVEL = "VOP_LOG_LEVEL"  # of the workers of this program, as in the driver
 TOKEN = secrets.token_hex(32)  # of the clusters that this process starts; Ray keeps the first that it sees
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store"  # below its temporary folder
 SOCKET_BYTES = 107  # that a path of a socket may have
-ENDING = 5.0  # seconds at most for a thread to end
+ENDING = 5.0  # seconds at most for threads to end
 ROOM_MIB = 100  # of logs, for a short run
 ROLE = "vop-role"  # the label of nodes: decode or train; `ray start --labels`, or `labels` in cluster.yaml
 
@@ -81,10 +82,13 @@ def _initialized(address: str) -> Iterator[None]:
 
 def _end() -> None:
     """ray.shutdown, after the threads of Ray Data: what one asks of Ray later ends this process at once, with code 1."""
-    for thread in threading.enumerate():
-        if type(thread).__module__.startswith("ray.data") or thread.name == "iter_threaded":
-            thread.join(ENDING)
-    ray.shutdown()
+    until = time.monotonic() + ENDING
+    try:
+        for thread in threading.enumerate():  # what executes a dataset, and what reads ahead in its rows
+            if type(thread).__module__.startswith("ray.data") or thread.name == "iter_threaded":
+                thread.join(max(0.0, until - time.monotonic()))
+    finally:  # a second Ctrl-C too
+        ray.shutdown()
 
 
 def _init(address: str) -> None:
