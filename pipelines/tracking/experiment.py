@@ -90,7 +90,8 @@ def settle(config: TrackingConfig, server: Server, experiment: str) -> None:
     """Send what earlier processes could not, then end the runs whose process is gone."""
     replay(output_folder(config), server)
     for run in search(server, experiment, "attributes.status = 'RUNNING'"):
-        if is_dead(run.tags):
+        # of one that has ended since the search, and then was gone, MLflow has the last word by now
+        if is_dead(run.tags) and server.get_run(run.id).info.status == "RUNNING":
             with suppress(mlflow.exceptions.MlflowException, TrackingError):  # a database that can only be read
                 server.set_tag(run.id, "error", "its process is gone")
                 server.set_terminated(run.id, "KILLED", int(float(run.tags.get(ALIVE, "0")) * 1000) or None)

@@ -13,7 +13,9 @@ import pytest
 from pipelines.sweep.record import Settings
 from pipelines.sweep.run import resume, start
 from pipelines.tracking import Run, find_sweep, logged_runs, tracked_run, tracked_sweep
+from pipelines.tracking.experiment import LoggedRun, search, settled
 from pipelines.tracking.life import ALIVE, OWNER, SILENT, is_dead, signs
+from pipelines.tracking.server import Server
 from tests.support.runs import die, experiment_in
 from vop.config import ConfigError
 
@@ -32,6 +34,25 @@ def test_the_next_command_ends_the_run_of_a_process_that_is_gone(tmp_path: Path,
         assert dead.status == "KILLED" and dead.tags["error"] == "its process is gone"
     assert f"run {dead.id} (vop) was left RUNNING by a process that is gone" in caplog.text
     assert [run.status for run in logged_runs(experiment.tracking)] == ["KILLED", "FINISHED"]
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_run_that_ends_while_it_is_looked_at_stays_as_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    experiment = experiment_in(tmp_path)
+    process = get_context("spawn").Process(target=die, args=(str(tmp_path),))
+    process.start()
+    process.join()
+
+    def ends(server: Server, experiment_id: str, wanted: str = "") -> list[LoggedRun]:
+        found = search(server, experiment_id, wanted)
+        for run in found:
+            server.set_terminated(run.id, "FINISHED")
+        return found
+
+    monkeypatch.setattr("pipelines.tracking.experiment.search", ends)
+    settled(experiment.tracking)
+    monkeypatch.undo()
+    assert [run.status for run in logged_runs(experiment.tracking)] == ["FINISHED"]
 
 
 def test_who_is_dead() -> None:
