@@ -25,6 +25,7 @@ from vop.errors import VopError
 from vop.model.adapter import Adapter, load_adapter, model_of
 from vop.model.backbone import PACKAGED, register_packaged_configs
 from vop.model.head import joined
+from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel, build_model
 from vop.scores.heads import all_scores
 from vop.video.frames import FrameError, read_frames, sample_indices
@@ -98,8 +99,9 @@ class Retriever:
         captions = _listed("texts", texts, (str,), "strings")
         parts = [torch.empty(0, self.dim if self.model.head.dot else 0)]
         for start in range(0, len(captions), TEXTS):
-            tokens_BT = self.model.tokenize(captions[start : start + TEXTS]).to(self.device)
-            parts.append(self.model.encode_text(tokens_BT).cpu())
+            tokens_BT = self.model.tokenize(captions[start : start + TEXTS])
+            with computing(self.device):
+                parts.append(self.model.encode_text(tokens_BT).cpu())
         return joined(parts).numpy()
 
     @torch.inference_mode()
@@ -124,7 +126,8 @@ class Retriever:
         while batch := list(islice(frames, batch_size)):
             rows, pixels, masks = zip(*batch, strict=True)
             pixels_BFHWC, mask_BF = torch.from_numpy(np.stack(pixels)), torch.from_numpy(np.stack(masks))
-            embedded_BE = self.model.encode_video(pixels_BFHWC.to(self.device), mask_BF.to(self.device))
+            with computing(self.device):
+                embedded_BE = self.model.encode_video(pixels_BFHWC.to(self.device), mask_BF.to(self.device))
             video_NE[list(rows)] = embedded_BE.cpu().numpy()
         row = {path: n for n, path in enumerate(distinct)}
         return video_NE[[row[path] for path in paths]]

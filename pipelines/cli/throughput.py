@@ -54,6 +54,22 @@ def data(
 
 
 @commands.command()
+def gpu(
+    overrides: Overrides = None,
+    pairs: Annotated[int, typer.Option(help="of a step")] = 64,
+    steps: Annotated[int, typer.Option(help="that are timed, after as many others")] = 20,
+    items: Annotated[int, typer.Option(help="so many texts and as many videos are scored")] = 50_000,
+    output: Output = None,
+) -> None:
+    """What one GPU trains on, embeds and scores in a second (ViT-B/32, 12 frames); about two minutes."""
+    from pipelines.throughput.gpu import measure
+
+    rows = measure(overrides or [], pairs, steps, items)
+    print_rows("throughput gpu", rows)
+    _write(output, ["gpu", *(overrides or []), f"--pairs={pairs}", f"--steps={steps}", f"--items={items}"], rows)
+
+
+@commands.command()
 def scores(
     items: Annotated[int, typer.Option(help="so many texts and as many videos")] = 50_000,
     rounds: Annotated[int, typer.Option(help="how often what was before is timed, with a fifth of them")] = 1,

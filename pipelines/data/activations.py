@@ -23,6 +23,7 @@ from pipelines.data.store import content_keys, opened, read_videos
 from vop.benchmarks import Record
 from vop.config import Experiment
 from vop.fingerprint import fingerprint
+from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel
 from vop.model.walkers import visual_of
 from vop.places import PlaceError, absolute, amount, is_remote
@@ -82,7 +83,7 @@ class Activations:
         for start in range(0, len(rows), BATCH):
             part = rows[start : start + BATCH]
             pixels, mask = read_videos(self.store, [self.video_ids[row] for row in part])
-            with torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16"):
+            with computing(device, self.precision):
                 tokens_BFLD = model.activations(torch.from_numpy(pixels).to(device))
             self.tokens_NFLD[part], self.mask_NF[part] = tokens_BFLD.float().cpu().numpy(), mask
             self.sums_N[part] = [self._sum(int(row)) for row in part]

@@ -8,7 +8,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from itertools import islice
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -17,6 +17,9 @@ from numpy.typing import NDArray
 from pipelines.data.store import Draw, Images, Mask, opened, read_video
 from vop.benchmarks import Record
 from vop.config import DataConfig
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 T = TypeVar("T")
 Pair = tuple[int, int]  # video, and which of its captions
@@ -27,15 +30,17 @@ READERS = DataConfig().readers
 class Batch:
     """A worker's share of one step: pixels_BFHWC uint8, mask_BF, captions; `video_B` indexes the list of records.
 
+    The arrays are numpy's as they are read, and tensors on a GPU once they are copied (`pipelines/train/copies.py`).
+
     activations_BFLD: what the frozen layers made of the pixels, where that is reused; there are no pixels then.
     """
 
     step: int
     video_B: NDArray[np.int64]
-    pixels_BFHWC: Images
-    mask_BF: Mask
+    pixels_BFHWC: Images | Tensor
+    mask_BF: Mask | Tensor
     captions: list[str]
-    activations_BFLD: NDArray[np.float32] | None = None
+    activations_BFLD: NDArray[np.float32] | Tensor | None = None
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the pairs."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from pipelines.data.reader import READERS, stream_videos
 from vop.benchmarks import Record
 from vop.model.head import Head, joined
+from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel
 from vop.scores.ranks import Ranks, grouped_metrics, pair_accuracy, retrieval_ranks
 
@@ -42,12 +43,7 @@ def embed_texts(model: RetrievalModel, texts: Sequence[str], precision: str = "f
     device = model.clip.logit_scale.device
     parts = [list(texts[start : start + TEXTS]) for start in range(0, len(texts), TEXTS)]
     with computing(device, precision):
-        return joined([model.encode_text(model.tokenize(part).to(device)).cpu() for part in parts])
-
-
-def computing(device: torch.device, precision: str) -> torch.autocast:
-    """The context in which a model computes in `training.precision`."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+        return joined([model.encode_text(model.tokenize(part)).cpu() for part in parts])
 
 
 def scores(

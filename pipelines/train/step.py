@@ -12,6 +12,7 @@ from torch import Tensor
 from pipelines.data.reader import Batch
 from vop.config import TrainingConfig
 from vop.model.head import joined
+from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel
 
 
@@ -69,13 +70,12 @@ def rows_of(model: RetrievalModel, batch: Batch | None, precision: str) -> tuple
         width = model.embedding_width if model.head.dot else 0
         nothing = next(iter(model.trainable().values())).sum() * torch.zeros(0, width, device=device)
         return nothing, nothing
-    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):
-        text_BE = model.encode_text(model.tokenize(batch.captions).to(device, non_blocking=True))
-        mask_BF = torch.from_numpy(batch.mask_BF).to(device, non_blocking=True)
+    with computing(device, precision):
+        text_BE = model.encode_text(model.tokenize(batch.captions))
+        mask_BF = torch.as_tensor(batch.mask_BF, device=device)
         if batch.activations_BFLD is not None:
-            activations = torch.from_numpy(batch.activations_BFLD).to(device, non_blocking=True)
-            return text_BE, model.encode_activations(activations, mask_BF)
-        return text_BE, model.encode_video(torch.from_numpy(batch.pixels_BFHWC).to(device, non_blocking=True), mask_BF)
+            return text_BE, model.encode_activations(torch.as_tensor(batch.activations_BFLD, device=device), mask_BF)
+        return text_BE, model.encode_video(torch.as_tensor(batch.pixels_BFHWC, device=device), mask_BF)
 
 
 def _chunks(batch: Batch | None, size: int | None) -> list[Batch]:

@@ -85,7 +85,8 @@ def optimizer_of(
 ) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LRScheduler]:
     """AdamW, linear warm-up, then cosine to zero (paper, section 4.1); each part of a head has a learning rate of its own."""
     training = experiment.training
-    optimizer = torch.optim.AdamW(groups_of(experiment, model), weight_decay=training.weight_decay)
+    fused = model.mean_C.is_cuda  # on the CPU the plain one, whose numbers are published
+    optimizer = torch.optim.AdamW(groups_of(experiment, model), weight_decay=training.weight_decay, fused=fused)
     warmup = max(1, round(steps * training.warmup))
 
     def factor(step: int) -> float:

@@ -26,6 +26,7 @@ from pipelines.data.streaming import training_batches
 from pipelines.score.embed import embed, scores
 from pipelines.tracking import Run
 from pipelines.train.checkpoint import best_of, last, save, state_of
+from pipelines.train.copies import Finite, on_device
 from pipelines.train.order import all_batches, share, share_sizes
 from pipelines.train.step import average_gradients, backward
 from pipelines.train.training import Training, TrainingError, training_of
@@ -114,7 +115,7 @@ def train(job: Job, worker: Worker) -> Adapter:
     reused = activations_of(training.model, experiment, store, records)
     if reused is not None:
         reused.fill(training.model, worker.rank, worker.workers)
-    batches = training_batches(experiment, store, records, todo, training.step, reused)
+    batches = on_device(training_batches(experiment, store, records, todo, training.step, reused), worker.device)
     names = [record.video_id for record in records]
     for epoch in steps[training.epoch :]:
         cpu = time.process_time()
@@ -141,6 +142,7 @@ def train_epoch(
     Raises TrainingError for a loss that is not finite.
     """
     losses: list[Tensor] = []
+    finite: list[Finite] = []
     experiment = training.experiment
     waited, started = 0.0, time.monotonic()
     trained = list(training.model.trainable().values())
@@ -154,13 +156,14 @@ def train_epoch(
             training.optimizer.zero_grad(set_to_none=True)
             draw = (experiment.seed << 32) + training.step + len(losses)
             losses.append(backward(training.model, batch, sizes, worker.rank, experiment.training, draw))
-            _refuse_infinite(training, losses, steps, names, behind=worker.device.type != "cpu")
+            finite.append(Finite(losses[-1]))
+            _refuse_infinite(training, losses, finite, steps, names, behind=worker.device.type != "cpu")
             average_gradients(trained, worker.workers)
             training.optimizer.step()
             training.schedule.step()
             if progress:
                 progress.add()
-    _refuse_infinite(training, losses, steps, names)
+    _refuse_infinite(training, losses, finite, steps, names)
     seconds = time.monotonic() - started
     training.epoch, training.step = training.epoch + 1, training.step + len(steps)
     return {
@@ -197,11 +200,16 @@ def _line(epoch: int, epochs: int, metrics: dict[str, float]) -> str:
 
 
 def _refuse_infinite(
-    training: Training, losses: Sequence[Tensor], steps: Sequence[Sequence[Pair]], names: Sequence[str], behind: bool = False
+    training: Training,
+    losses: Sequence[Tensor],
+    finite: Sequence[Finite],
+    steps: Sequence[Sequence[Pair]],
+    names: Sequence[str],
+    behind: bool = False,
 ) -> None:
     """Stop at a loss that is not finite, on every worker. behind: look at the loss before the last, which a device has done."""
     place = len(losses) - 1 - behind
-    if place < 0 or bool(torch.isfinite(losses[place])):
+    if place < 0 or finite[place]:
         return
     step = training.step + place
     videos = [names[video] for video, _ in steps[place]]

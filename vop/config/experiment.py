@@ -188,7 +188,9 @@ class TrainingConfig(Section):
         description="contrastive: CLIP's, for which texts and videos compete; sigmoid: SigLIP's, each pair by itself, for a "
         "CLIP that has a logit bias",
     )
-    precision: Literal["fp32", "bf16"] = Field("fp32", description="of the model's arithmetic; bf16: autocast")
+    precision: Literal["fp32", "tf32", "bf16"] = Field(
+        "fp32", description="of the model's arithmetic; tf32: on GPUs, products of factors with 10 bits; bf16: autocast"
+    )
     checkpointing: bool = Field(
         False, description="keep less for the backward pass and compute it again: exact, less memory, slower"
     )

@@ -13,6 +13,7 @@ from torch import Tensor
 from vop.config import Experiment, HeadConfig
 from vop.heads.mean import Head as Mean
 from vop.model.architecture import PACKAGED
+from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel
 from vop.retriever import Retriever
 from vop.video.windows import WindowRule
@@ -48,21 +49,24 @@ def window_rows(model: RetrievalModel, pixels_BFHWC: Tensor, mask_BF: Tensor) ->
 
     With such a head the embedding is the mean of its frames', as the default head has it: it says what is worth scoring.
     """
-    pixels_BFHWC, mask_BF = (x.to(model.clip.logit_scale.device) for x in (pixels_BFHWC, mask_BF))
-    if model.head.dot:
-        return model.encode_video(pixels_BFHWC, mask_BF).cpu(), None
-    frames_BFE = model.frame_embeddings(model.activations(pixels_BFHWC), mask_BF)
+    device = model.clip.logit_scale.device
+    pixels_BFHWC, mask_BF = (x.to(device) for x in (pixels_BFHWC, mask_BF))
+    with computing(device):
+        if model.head.dot:
+            return model.encode_video(pixels_BFHWC, mask_BF).cpu(), None
+        frames_BFE = model.frame_embeddings(model.activations(pixels_BFHWC), mask_BF)
     return _mean(model).video_rows(frames_BFE, mask_BF).cpu(), model.head.video_rows(frames_BFE, mask_BF).cpu()
 
 
 @torch.inference_mode()
 def text_rows(model: RetrievalModel, texts: Sequence[str]) -> tuple[Tensor, Tensor | None]:
     """Unit embeddings [B, E] of texts, and the head's rows [B, S] as in `window_rows`; on the CPU."""
-    tokens_BT = model.tokenize(list(texts)).to(model.clip.logit_scale.device)
-    rows = model.encode_text(tokens_BT).cpu()
-    if model.head.dot:
-        return rows, None
-    return _mean(model).text_rows(*model.text_places(tokens_BT, every=False)).cpu(), rows
+    tokens_BT = model.tokenize(list(texts))
+    with computing(model.clip.logit_scale.device):
+        rows = model.encode_text(tokens_BT).cpu()
+        if model.head.dot:
+            return rows, None
+        return _mean(model).text_rows(*model.text_places(tokens_BT, every=False)).cpu(), rows
 
 
 def _mean(model: RetrievalModel) -> Mean:

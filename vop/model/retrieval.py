@@ -13,6 +13,7 @@ from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
 from vop.model.head import build_head
 from vop.model.loss import contrastive_loss, sigmoid_loss
+from vop.model.precision import moved
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
 from vop.model.walkers import embedding_width, text_of, visual_of
@@ -47,7 +48,7 @@ class RetrievalModel(nn.Module):
         self.register_buffer("std_C", torch.tensor(backbone.preprocess.std) * 255, persistent=False)
 
     def tokenize(self, captions: list[str]) -> Tensor:
-        """Token ids [M, T] of captions, cut so that prompts and caption fit the context; the end token is kept."""
+        """Token ids [M, T] of captions, on the host, cut so that prompts and caption fit the context; the end token is kept."""
         return self.backbone.tokenize(captions, self.backbone.context_length - self.text.shift)
 
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
@@ -59,8 +60,8 @@ class RetrievalModel(nn.Module):
     def text_places(self, tokens_BT: Tensor, every: bool) -> tuple[Tensor, Tensor]:
         """What a head sees of texts: their places, not normalized, and which of them are no padding; or the end token alone."""
         text_BTE = self.text(self.clip, tokens_BT, every).float()
-        place_T, end_B = torch.arange(text_BTE.shape[1], device=text_BTE.device), text_of(self.clip).end(tokens_BT)
-        return text_BTE, place_T <= end_B[:, None]
+        end_B = moved(text_of(self.clip).end(tokens_BT), text_BTE.device)
+        return text_BTE, torch.arange(text_BTE.shape[1], device=text_BTE.device) <= end_B[:, None]
 
     def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
         """uint8 frames, and a mask that is False where a frame is padding -> the head's rows [B, R], fp32.

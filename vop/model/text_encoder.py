@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vop.config import ConfigError, TextPromptConfig, layers_of
 from vop.model.block import checkpointed, run_block
+from vop.model.precision import moved
 from vop.model.walkers import text_of
 
 INIT_STD = 0.02  # as in the authors' release
@@ -47,6 +48,7 @@ class TextEncoder(nn.Module):
     def forward(self, clip: open_clip.CLIP, tokens_BT: Tensor, places: bool = False) -> Tensor:
         """Token ids, padding after the end token -> text embeddings [B, 1, E], not normalized.
 
+        Ids on the host need not wait for a GPU to say how long the longest caption is.
         places: of all places up to the longest caption's end token instead, [B, T, E]; needs `suffix` 0.
         """
         text = text_of(clip)
@@ -55,6 +57,7 @@ class TextEncoder(nn.Module):
         T = int(end_B.max()) + 1 if self.causal else tokens_BT.shape[1]
         T = min(T + self.suffix, len(position_TD) - self.length) if self.suffix else T
         tokens_BT = F.pad(tokens_BT, (0, T - tokens_BT.shape[1]))  # a negative pad cuts
+        tokens_BT, end_B = (moved(x, position_TD.device) for x in (tokens_BT, end_B))
         place_T, place_P = self._places(T, len(position_TD), tokens_BT.device)
         place_S = torch.cat([place_P, place_T])  # of all keys: [prompts | caption]
         sees_TS = (place_T[:, None] >= place_S) | (not self.causal)
@@ -84,5 +87,5 @@ class TextEncoder(nn.Module):
         prefix, row_T = self.length - self.suffix, torch.arange(T, device=device)
         # The release keeps the last token behind the suffix, in the context's last place.
         place_T = row_T + prefix * (row_T > 0) + self.suffix * (row_T == context - self.length - 1)
-        place_P = torch.cat([torch.arange(1, 1 + prefix), torch.arange(context - 1 - self.suffix, context - 1)])
-        return place_T, place_P.to(device)
+        before_P = torch.arange(1, 1 + prefix, device=device)
+        return place_T, torch.cat([before_P, torch.arange(context - 1 - self.suffix, context - 1, device=device)])

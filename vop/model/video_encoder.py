@@ -79,7 +79,7 @@ class VideoEncoder(nn.Module):
     def _enter(self, visual: VisualWalker, layer: int, tokens: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter a layer, and its prompts if it has any."""
         if layer in self.above:
-            return tokens, self.video_prompts[[layer - self.above.start]]
+            return tokens, self.video_prompts[layer - self.above.start].unsqueeze(0)
         if layer not in self.below:
             return tokens, None
         index = layer - self.below.start
