@@ -183,4 +183,10 @@ def check_resources(experiment: Experiment) -> bool:
                 f"the training needs {amount:g} {name} for {resources.num_workers} workers{also}, the cluster has "
                 f"{cluster_has(name, 'train'):g} for it: lower resources.num_workers or resources.cpus_per_worker"
             )
+    if resources.use_gpu is None and "GPU" not in own and (gpus := cluster_has("GPU", "train")):
+        logger.warning(
+            "training on CPUs: each of resources.num_workers=%d wants a GPU, the cluster has %g; resources.num_workers=%d "
+            "trains on GPUs, with the same loss",
+            *(resources.num_workers, gpus, max(1, int(gpus))),
+        )
     return "GPU" in own

@@ -50,6 +50,14 @@ def test_workers_of_one_training_share_no_gpu() -> None:
     )
 
 
+def test_gpus_that_are_left_alone_are_named(caplog: pytest.LogCaptureFixture) -> None:
+    assert not check_resources(experiment("resources.num_workers=3"))
+    assert "each of resources.num_workers=3 wants a GPU, the cluster has 2; resources.num_workers=2 trains on" in caplog.text
+    caplog.clear()
+    assert check_resources(experiment("resources.num_workers=2"))
+    assert not check_resources(experiment("resources.num_workers=3", "resources.use_gpu=false")) and not caplog.text
+
+
 def test_only_nodes_for_training_count() -> None:
     with pytest.raises(ResourceError, match="needs 3 GPU for 3 workers, the cluster has 2 for it"):
         check_resources(experiment("resources.num_workers=3", "resources.use_gpu=true"))

@@ -108,4 +108,4 @@ def test_ranks_are_those_of_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     here = compare(text, video, owner, bank, top=10)
     for found, expected in ((there.t2v, here.t2v), (there.v2t, here.v2t)):
-        assert np.array_equal(found.higher, expected.higher) and np.array_equal(found.ties, expected.ties)
+        assert np.array_equal(found.higher_Q, expected.higher_Q) and np.array_equal(found.ties_Q, expected.ties_Q)
