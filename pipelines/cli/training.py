@@ -100,7 +100,9 @@ def tune(
     seeds: Annotated[int, typer.Option(min=1, help="trainings of each point, with seeds one apart")] = 1,
     asha: Annotated[bool, typer.Option("--asha", help="stop weak trials early (ASHA, on validation)")] = False,
     name: Annotated[str, typer.Option(help="of the sweep; default: recipe-space")] = "",
-    learning_rates: Annotated[str, typer.Option(help="a sweep whose best learning rate each method takes")] = "",
+    learning_rates: Annotated[
+        str, typer.Option(help="a sweep, or a file of vop report --export: each method takes its best rate there")
+    ] = "",
     resume: Annotated[str, typer.Option(help="the name of a sweep to finish; the other options are those it began with")] = "",
 ) -> None:
     """Train every point of a space; one MLflow run each, compared on validation, scored on test once."""

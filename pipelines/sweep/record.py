@@ -9,15 +9,16 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from pipelines.locations import tracking_uri
 from pipelines.sweep.space import Point, Space, label, load_space
 from pipelines.tracking import LoggedRun, Run, find_sweep
 from vop.annotations.cells import written
-from vop.config import ConfigError, TrackingConfig, Tree
+from vop.config import ConfigError, TrackingConfig, Tree, read_params
 from vop.fingerprint import fingerprint
-from vop.paper.methods import METHODS, paper_value
+from vop.paper.methods import METHODS, method_of, paper_value
 from vop.secrets import masked_tree
 
 TRIAL, POINT, PRUNED, RECIPE = "trial", "point", "pruned", "recipe"  # tags of a child
@@ -144,8 +145,10 @@ def by_point(points: Sequence[Summary], space: Space, settings: Settings) -> lis
 def best_rates(name: str, tracking: TrackingConfig) -> dict[str, dict[str, float]]:
     """The learning rate of each method with the best mean score in a sweep over `method` and `training.learning_rate`.
 
-    By recipe, and by method.
+    By recipe, and by method. name: of a sweep in MLflow, or of a file *.json that `vop report --export` made of one.
     """
+    if name.endswith(".json"):
+        return {"": _exported_rates(Path(name))}
     found = find_sweep(tracking, name)
     if found is None:
         raise ConfigError(f"--learning-rates {name}: there is no such sweep in {tracking_uri(tracking)}")
@@ -157,6 +160,21 @@ def best_rates(name: str, tracking: TrackingConfig) -> dict[str, dict[str, float
     if not rates:
         raise ConfigError(f"--learning-rates {name}: no finished trial has both method and {RATE}")
     return dict(rates)
+
+
+def _exported_rates(file: Path) -> dict[str, float]:
+    scores: dict[str, dict[float, list[float]]] = defaultdict(lambda: defaultdict(list))
+    try:
+        for entry in json.loads(file.read_text(encoding="utf-8")):
+            experiment = read_params(entry["params"])
+            if RATE in entry["params"] and entry["validation"] is not None:
+                method, rate = method_of(experiment.flat()), float(entry["params"][RATE])
+                scores[method][rate].append(float(entry["validation"]))
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ConfigError(f"--learning-rates {file}: not what vop report --export writes of a sweep: {error}") from error
+    if not scores:
+        raise ConfigError(f"--learning-rates {file}: no run has both {RATE} and a validation score")
+    return {method: max(rates, key=lambda rate: statistics.fmean(rates[rate])) for method, rates in scores.items()}
 
 
 def read_settings(run: LoggedRun) -> Settings:
