@@ -190,6 +190,13 @@ def _room(request: Request) -> Room:
 InRoom = Annotated[Room, Depends(_room)]
 
 
+def _on_shelf(video: str, room: InRoom) -> Video:
+    return room.shelf.find(video)
+
+
+OnShelf = Annotated[Video, Depends(_on_shelf)]
+
+
 def _add_page(app: FastAPI) -> None:
     html, inline = make_page()
 
@@ -216,17 +223,14 @@ def _add_search(app: FastAPI) -> None:
 
 
 def _add_videos(app: FastAPI) -> None:
-    def found(video: str, room: InRoom) -> Video:
-        return room.shelf.find(video)
-
-    OnShelf = Annotated[Video, Depends(found)]
     away = _refusals(404, 409, 410, 501)
 
     @app.get("/api/videos/{video}", summary="A video", responses=away)
     async def info(video: str, on_shelf: OnShelf, room: InRoom) -> VideoInfo:
         return VideoInfo(video=video, name=room.shelf.name(room.shelf.files[video][0].path), bytes=on_shelf.size)
 
-    @app.api_route("/api/videos/{video}/file", methods=["GET", "HEAD"], summary="Its bytes, or a range of them", responses=away)
+    @app.head("/api/videos/{video}/file", include_in_schema=False)
+    @app.get("/api/videos/{video}/file", summary="Its bytes, or a range of them", responses=away)
     async def file(on_shelf: OnShelf) -> FileResponse:
         return FileResponse(on_shelf.path, media_type=on_shelf.media_type, headers={"cache-control": "private, no-cache"})
 

@@ -18,6 +18,8 @@ KEPT = 2000  # strips, of about 20 KiB each
 @lru_cache(maxsize=KEPT)
 def strip(video: Video, start: float, end: float) -> bytes:
     """A JPEG of frames evenly spread over a part of a video, in the order of time. Raises FrameError for what has none."""
+    if start >= end:
+        raise FrameError("start, end", "window", f"{start:g} is not before {end:g}")
     try:
         read = read_frames(video.path, FRAMES, SIDE, window=(start, end), incomplete="take")
     except FrameError as error:
