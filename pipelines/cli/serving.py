@@ -13,7 +13,8 @@ from vop.config import is_override
 
 def serve(
     words: Annotated[
-        list[str], typer.Argument(metavar="INDEX [INDEX2]", help="one index, or two side by side; also key=value, as in vop search")
+        list[str],
+        typer.Argument(metavar="INDEX [INDEX2]", help="one index, or two side by side; also key=value, as in vop search"),
     ],
     host: Annotated[str, typer.Option(help="where to listen; any other than this machine asks for a token")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 8000,

@@ -235,7 +235,9 @@ def _add_videos(app: FastAPI) -> None:
         return FileResponse(on_shelf.path, media_type=on_shelf.media_type, headers={"cache-control": "private, no-cache"})
 
     @app.get("/api/videos/{video}/strip", summary="Frames of a part of it, a JPEG", responses={**away, **_refusals(422, 503)})
-    async def frames(on_shelf: OnShelf, room: InRoom, start: Annotated[Seconds, Query()], end: Annotated[Seconds, Query()]) -> Response:
+    async def frames(
+        on_shelf: OnShelf, room: InRoom, start: Annotated[Seconds, Query()], end: Annotated[Seconds, Query()]
+    ) -> Response:
         picture = await room.strips.run(strip, on_shelf, round(start, 2), round(end, 2))
         return Response(picture, media_type="image/jpeg", headers={"cache-control": "private, max-age=3600"})
 

@@ -1,4 +1,4 @@
-"""What every request passes before the application: who asks, under which name, how much at once; and what every answer says."""
+"""What every request passes before the application: who asks, by which name, how much at once; and what answers say."""
 
 from __future__ import annotations
 
@@ -34,7 +34,11 @@ WITHOUT_TOKEN = "no token: open the address that vop serve printed, or send the 
 def policy(inline: Iterable[str] = ()) -> str:
     """A content security policy for a page that only asks its own server, and runs and wears only its own `inline` parts."""
     hashes = " ".join(f"'sha256-{b64encode(hashlib.sha256(text.encode()).digest()).decode()}'" for text in inline)
-    own = f"script-src {hashes}; style-src {hashes}; img-src 'self' data: blob:; media-src 'self'; connect-src 'self'; " if hashes else ""
+    own = (
+        f"script-src {hashes}; style-src {hashes}; img-src 'self' data: blob:; media-src 'self'; connect-src 'self'; "
+        if hashes
+        else ""
+    )
     return f"default-src 'none'; {own}base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
 
 

@@ -17,7 +17,7 @@ from pipelines.cluster.ui import HOST, PortError, free_port
 from pipelines.serve.guard import AT_ONCE, Guard, is_loopback
 from vop.config import ConfigError
 from vop.index.search import Index
-from vop.index.table import VideoIndexError, read_manifest
+from vop.index.table import read_manifest
 
 logger = logging.getLogger(__name__)
 TOKEN = "VOP_SERVE_TOKEN"  # of the environment; without it each server makes its own
@@ -47,7 +47,9 @@ class Service:
         """The application, ready: the models and what they search are in memory."""
         from pipelines.serve.app import make_app
 
-        indexes = dict(zip(names(self.places), (Index.open(place, overrides=self.overrides) for place in self.places), strict=True))
+        indexes = dict(
+            zip(names(self.places), (Index.open(place, overrides=self.overrides) for place in self.places), strict=True)
+        )
         for index in indexes.values():
             index.search("warm")
         return make_app(indexes, token=self.token, rate=self.rate)

@@ -139,7 +139,7 @@ def test_a_strip_shows_real_frames_in_the_order_of_time() -> None:
 def test_the_page_is_whole_marks_the_truth_and_escapes(experiment: Experiment) -> None:
     runs = [scored(experiment, [1, 7, 2], "a <i>"), scored(experiment, [3, 1, 1], "b")]
     text = page(runs, choose(runs, 9))
-    assert text.count("<article") == 3 and text.count('class="truth"') == 6  # also where it is not among the first five
+    assert text.count("<article") == 3 and text.count('class="clip truth"') == 6  # also where it is not among the first five
     assert "<b>0" not in text and "query &lt;b&gt;0&lt;/b&gt;" in text and "<i>" not in text
     assert not re.findall(r'(?:src|href)="(?!#)', text) and not re.findall(r"url\((?!data:image/jpeg)", text)
     pictures = re.findall(r"\.(c\d+) \{ background-image", text)

@@ -100,7 +100,9 @@ def test_a_wrong_query_is_a_sentence(client: TestClient, asked: dict[str, Any], 
     assert said in error(client.get("/api/search", params=asked), 422)
 
 
-@pytest.mark.parametrize("q", ["a" * LONGEST, "\0\x1b[31m", "'; DROP TABLE videos; --", "%s%n{}$(id)", "\u202eright to left", "🐕" * 100])
+@pytest.mark.parametrize(
+    "q", ["a" * LONGEST, "\0\x1b[31m", "'; DROP TABLE videos; --", "%s%n{}$(id)", "\u202eright to left", "🐕" * 100]
+)
 def test_any_text_is_a_query(client: TestClient, q: str) -> None:
     assert len(found(client, q, top=3)) == 3
 
@@ -176,10 +178,14 @@ def test_what_has_gone_or_changed_is_said(copied: Path) -> None:
     places = [f"/api/videos/{hit['video']}{part}" for part in ("", "/file", "/strip?start=0&end=3")]
     assert [client.get(place).status_code for place in places] == [200] * 3
     os.utime(file, ns=(0, 0))
-    assert {error(client.get(place), 409) for place in places} == {"one.mp4 has changed since it was indexed: run vop index again"}
+    assert {error(client.get(place), 409) for place in places} == {
+        "one.mp4 has changed since it was indexed: run vop index again"
+    }
     file.unlink()
     file.symlink_to("/etc/passwd")
-    assert {error(client.get(place), 409) for place in places} == {"one.mp4 has changed since it was indexed: run vop index again"}
+    assert {error(client.get(place), 409) for place in places} == {
+        "one.mp4 has changed since it was indexed: run vop index again"
+    }
     file.unlink()
     assert {error(client.get(place), 410) for place in places} == {"one.mp4 has gone since it was indexed: run vop index again"}
     assert found(client, "a star") == [hit], "it is found nevertheless"
@@ -230,7 +236,9 @@ def test_nothing_but_videos_of_the_index_is_served(client: TestClient, served: P
         assert answer.status_code == 404 and list(answer.json()) == ["error"], (place, answer.text)
 
 
-@pytest.mark.parametrize("place", ["/api", "/api/", "/api/videos", "/api/videos/", "/docs", "/redoc", "/static", "/.git/config"])
+@pytest.mark.parametrize(
+    "place", ["/api", "/api/", "/api/videos", "/api/videos/", "/docs", "/redoc", "/static", "/.git/config"]
+)
 def test_there_are_no_listings(client: TestClient, place: str) -> None:
     error(client.get(place, follow_redirects=False), 404)
 
@@ -261,7 +269,9 @@ def test_every_answer_has_the_headers_that_browsers_heed(client: TestClient) -> 
         assert "unsafe" not in headers["content-security-policy"] and "server" not in headers
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil", "[::1", "", "0.0.0.0"])
+@pytest.mark.parametrize(
+    "host", ["evil.example", "evil.example:8000", "127.0.0.1.evil.example", "localhost@evil", "[::1", "", "0.0.0.0"]
+)
 def test_a_page_that_calls_this_machine_by_another_name_is_refused(client: TestClient, host: str) -> None:
     for place in ("/", "/api/indexes", "/api/health"):
         assert error(client.get(place, headers={"host": host}), 403)
@@ -290,7 +300,15 @@ def closed(indexes: dict[str, Index]) -> Iterator[TestClient]:
 
 
 def test_without_the_token_there_is_nothing(closed: TestClient) -> None:
-    for place in ("/", "/api/indexes", "/api/search?q=a", "/api/openapi.json", "/?token=", f"/?token={TOKEN[:-1]}", f"/api/indexes?token={TOKEN}"):
+    for place in (
+        "/",
+        "/api/indexes",
+        "/api/search?q=a",
+        "/api/openapi.json",
+        "/?token=",
+        f"/?token={TOKEN[:-1]}",
+        f"/api/indexes?token={TOKEN}",
+    ):
         assert "Authorization: Bearer" in error(closed.get(place), 401)
     for wrong in ("", TOKEN, "Bearer", f"Bearer {TOKEN}x", f"Basic {TOKEN}", "Bearer \xff"):
         assert error(closed.get("/api/indexes", headers={"authorization": wrong.encode("latin-1")}), 401)
@@ -339,7 +357,9 @@ def test_a_client_that_asks_too_often_is_told_when_to_ask_again(indexes: dict[st
     client = TestClient(make_app(indexes, rate=0.5), base_url=HERE)
     assert client.get("/api/search?q=a").status_code == 200
     answer = client.get("/api/search?q=a")
-    assert error(answer, 429).startswith("more than 0.5 queries a second; ask again in ") and answer.headers["retry-after"] == "2"
+    assert (
+        error(answer, 429).startswith("more than 0.5 queries a second; ask again in ") and answer.headers["retry-after"] == "2"
+    )
     assert client.get("/api/indexes").status_code == 200
 
 

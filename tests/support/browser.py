@@ -81,7 +81,9 @@ class Page:
         """A key, down and up."""
         code = {"key": key, "windowsVirtualKeyCode": KEYS.get(key, ord(key[0]))}
         text = "\r" if key == "Enter" else key if len(key) == 1 else ""
-        self.call("Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **({"text": text} if text else {}))
+        self.call(
+            "Input.dispatchKeyEvent", type="keyDown" if text else "rawKeyDown", **code, **({"text": text} if text else {})
+        )
         self.call("Input.dispatchKeyEvent", type="keyUp", **code)
 
     def write(self, text: str) -> None:
