@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
-import uvicorn
 
-from pipelines.serve.app import make_app
-from pipelines.serve.run import listening
+from tests.screenshots import running
 from tests.serve.conftest import LONG, MARKUP, ORDER
 from tests.support.browser import CHROMIUM, Page, browser
 from vop.index.search import Index
@@ -24,16 +21,8 @@ pytestmark = [pytest.mark.usefixtures("slow"), pytest.mark.skipif(not CHROMIUM, 
 
 @pytest.fixture(scope="module")
 def address(indexes: dict[str, Index]) -> Iterator[str]:
-    """Of a server in a thread."""
-    with listening("127.0.0.1", 0) as listener:
-        server = uvicorn.Server(uvicorn.Config(make_app(indexes), lifespan="off", log_config=None, timeout_graceful_shutdown=1))
-        thread = threading.Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{listener.getsockname()[1]}/"
-        finally:
-            server.should_exit = True
-            thread.join(30)
+    with running(indexes) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
