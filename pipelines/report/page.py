@@ -15,7 +15,7 @@ from pipelines.report.plots import draw
 from pipelines.report.tables import Section, Value
 from vop.annotations.cells import written
 
-TEMPLATES.filters["minus"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}")
+TEMPLATES.filters["number"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}").replace("± ", "±\N{NO-BREAK SPACE}")
 CSV_COLUMNS = ["section", "row", "column", "ours", "std", "seeds", "paper", "learning_rate", "selected_on", "commits", "runs"]
 
 
