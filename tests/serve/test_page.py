@@ -173,13 +173,13 @@ def test_what_cannot_be_had_is_a_sentence(page: Page, address: str, served: Path
     try:
         page.call("Network.clearBrowserCache")
         page.go(f"{address}#q={BOX}&m=ten&path=short&top=1")
-        page.wait("document.querySelector('.film.none')")
+        page.wait("!!document.querySelector('.film.none')")
         assert "short.mp4 has gone since it was indexed" in page.value("document.querySelector('.film').textContent")
         page.value("document.querySelector('.film').click()")
         page.wait("!document.getElementById('trouble').hidden")
         assert "has gone" in page.value("document.getElementById('trouble').textContent")
         page.go(f"{address}#q=a&index=nothing&top=1000")
-        page.wait("document.querySelector('.trouble')")
+        page.wait("!!document.querySelector('.trouble')")
         assert "top: Input should be less than" in page.value("document.querySelector('.trouble').textContent")
     finally:
         away.rename(file)
