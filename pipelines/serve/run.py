@@ -125,7 +125,8 @@ def serve_on_ray(service: Service, replicas: int, ready: Callable[[], None]) -> 
         if gpus := cluster_has("GPU"):
             options["num_gpus"] = min(1.0, gpus / replicas)
         try:
-            serve.start(http_options=HTTPOptions(host=service.host, port=service.port), logging_config={"log_level": "WARNING"})
+            where = HTTPOptions(host=service.host, port=service.port)
+            serve.start(proxy_location="HeadOnly", http_options=where, logging_config={"log_level": "WARNING"})
             deployment = serve.deployment(
                 serve.ingress(_builder(service))(),
                 name="vop",
