@@ -12,10 +12,7 @@ from vop.config import is_override
 
 
 def serve(
-    words: Annotated[
-        list[str],
-        typer.Argument(metavar="INDEX [INDEX2]", help="one index, or two side by side; also key=value, as in vop search"),
-    ],
+    indexes: Annotated[list[str], typer.Argument(help="one index, or two side by side; also key=value, as in vop search")],
     host: Annotated[str, typer.Option(help="where to listen; any other than this machine asks for a token")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0: a free one")] = 8000,
     replicas: Annotated[int, typer.Option(min=1, help="more than one: by Ray Serve, each on a GPU where there are some")] = 1,
@@ -24,8 +21,8 @@ def serve(
     """A page and an API that search an index and play the moments, until Ctrl-C."""
     from pipelines.serve.run import make_service, serve_here, serve_on_ray
 
-    overrides = [word for word in words if is_override(word)]
-    service = make_service([word for word in words if word not in overrides], overrides, host, port, rate)
+    overrides = [word for word in indexes if is_override(word)]
+    service = make_service([word for word in indexes if word not in overrides], overrides, host, port, rate)
 
     def ready() -> None:
         say(f"{service.address}  Ctrl-C ends it")  # no name: the token of an address would be masked

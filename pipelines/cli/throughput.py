@@ -88,7 +88,7 @@ def serve(
     queries: Annotated[int, typer.Option(min=1, help="for each number of clients")] = 320,
     output: Output = None,
 ) -> None:
-    """How long queries of vop serve take at 1, 8 and 32 clients; about two minutes."""
+    """How long queries of vop serve take at 1, 8 and 32 clients at once."""
     from pipelines.throughput.serve import measure
 
     rows = measure(index, windows, queries)
