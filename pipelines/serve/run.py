@@ -19,7 +19,6 @@ from vop.config import ConfigError
 from vop.index.search import Index
 from vop.index.table import read_manifest
 
-logger = logging.getLogger(__name__)
 TOKEN = "VOP_SERVE_TOKEN"  # of the environment; without it each server makes its own
 SHORTEST = 16  # characters of a token
 MOST_INDEXES = 2
@@ -117,6 +116,7 @@ def serve_on_ray(service: Service, replicas: int, ready: Callable[[], None]) -> 
         from ray.serve.config import HTTPOptions
     except ImportError as error:
         raise ConfigError(f"--replicas {replicas} needs Ray Serve: pip install 'vop[serve]' ({error})") from error
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     listening(service.host, service.port).close()
     with connected():
         if (cpus := cluster_has("CPU")) < replicas:
