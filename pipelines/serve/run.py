@@ -22,6 +22,7 @@ from vop.index.table import read_manifest
 TOKEN = "VOP_SERVE_TOKEN"  # of the environment; without it each server makes its own
 SHORTEST = 16  # characters of a token
 MOST_INDEXES = 2
+QUIET = {"log_level": "WARNING", "enable_access_log": False}  # of Ray Serve
 
 
 @dataclass(frozen=True)
@@ -126,13 +127,14 @@ def serve_on_ray(service: Service, replicas: int, ready: Callable[[], None]) -> 
             options["num_gpus"] = min(1.0, gpus / replicas)
         try:
             where = HTTPOptions(host=service.host, port=service.port)
-            serve.start(proxy_location="HeadOnly", http_options=where, logging_config={"log_level": "WARNING"})
+            serve.start(proxy_location="HeadOnly", http_options=where, logging_config=QUIET)
             deployment = serve.deployment(
                 serve.ingress(_builder(service))(),
                 name="vop",
                 num_replicas=replicas,
                 ray_actor_options=options,
                 max_ongoing_requests=AT_ONCE,
+                logging_config=QUIET,
             )
             serve.run(deployment.bind(), route_prefix="/", name="vop")
             ready()
@@ -147,6 +149,17 @@ def _builder(service: Service) -> Callable[[], Guard]:
     opened = partial(Service.opened, service)
 
     def build() -> Guard:
+        _close_replica()
         return opened()
 
     return build
+
+
+def _close_replica() -> None:
+    """Leave a replica without the port on which Ray Serve's would unpickle what anybody sends, on every address.
+
+    Other deployments would call it there. Ours has no others, and the proxy calls it as Ray's actors are called.
+    """
+    from ray.serve._private import replica
+
+    replica.add_port_to_grpc_server = lambda server, address: 0
