@@ -46,7 +46,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed-short": measured.speed_short,
     **{
         f"speed-{name}": (lambda name=name: measured.speed(name))
-        for name in ("model", "gpu", "data", "scale", "scores", "heads", "sweep", "start")
+        for name in ("model", "gpu", "data", "scale", "scores", "heads", "sweep", "start", "serve")
     },
 }
 

@@ -98,6 +98,21 @@ def heads(
 
 
 @commands.command()
+def serve(
+    index: Annotated[str, typer.Argument(help="an index; default: one of random windows, with a ViT-B/32")] = "",
+    windows: Annotated[int, typer.Option(min=1, help="so many random ones")] = 100_000,
+    queries: Annotated[int, typer.Option(min=1, help="for each number of clients")] = 320,
+    output: Output = None,
+) -> None:
+    """How long queries of vop serve take at 1, 8 and 32 clients at once."""
+    from pipelines.throughput.serve import measure
+
+    rows = measure(index, windows, queries)
+    print_rows("throughput serve", rows)
+    _write(output, ["serve", *([index] if index else [f"--windows={windows}"]), f"--queries={queries}"], rows)
+
+
+@commands.command()
 def sweep(recipe: Recipe, overrides: Overrides = None, output: Output = None) -> None:
     """A sweep of six trials against six separate trainings of the same; about half an hour on two cores for toy."""
     load_experiment(recipe, overrides or [])

@@ -7,17 +7,15 @@ import io
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
-from jinja2 import Environment, FileSystemLoader
 from markupsafe import Markup, escape
 
+from pipelines.look import LOOK, TEMPLATES
 from pipelines.report.plots import draw
 from pipelines.report.tables import Section, Value
 from vop.annotations.cells import written
 
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
-TEMPLATES.filters["minus"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}")
+TEMPLATES.filters["number"] = lambda value: str(value).replace("-", "\N{MINUS SIGN}").replace("± ", "±\N{NO-BREAK SPACE}")
 CSV_COLUMNS = ["section", "row", "column", "ours", "std", "seeds", "paper", "learning_rate", "selected_on", "commits", "runs"]
 
 
@@ -92,7 +90,8 @@ def _csv_cells(value: Value) -> list[object]:
 def html(page: Page) -> str:
     """The page, drawings, style and all."""
     drawings = {section.slug: Markup(draw(section)) for section in page.sections}
-    return TEMPLATES.get_template("page.html.j2").render(page=page, drawings=drawings, rules=RULES, name=superscript)
+    template = TEMPLATES.get_template("report/page.html.j2")
+    return template.render(look=LOOK, page=page, drawings=drawings, rules=RULES, name=superscript)
 
 
 def superscript(text: str) -> Markup:

@@ -16,13 +16,13 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from jinja2 import Environment, FileSystemLoader
 from numpy.typing import NDArray
 from PIL import Image
 
 from pipelines.data.options import store_folder
 from pipelines.data.store import StoreError, opened, read_manifest, read_videos
 from pipelines.locations import REGISTERED
+from pipelines.look import LOOK, TEMPLATES
 from pipelines.score.adapters import run_of
 from pipelines.tracking import download
 from vop.annotations.cells import read
@@ -36,7 +36,6 @@ STRIP = 4  # frames of a clip that are shown, evenly spread, so that motion can 
 HEIGHT = 72  # pixels of a shown frame
 QUERIES, CLIPS = "queries.csv", 5
 COLUMNS = ("query", "video_id", "group", "rank", "top", "scores")
-TEMPLATES = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True, trim_blocks=True, lstrip_blocks=True)
 
 
 @dataclass(frozen=True)
@@ -198,9 +197,9 @@ def page(runs: Sequence[Scored], shown: Shown) -> str:
     strips = pictures(runs[0].experiment, shown.rows)
     names = {clip: f"c{place}" for place, clip in enumerate(strips)}
     groups = sorted({row[0].group for row in shown.rows} - {""})
-    template = TEMPLATES.get_template("retrieved.html.j2")
+    template = TEMPLATES.get_template("report/retrieved.html.j2")
     return template.render(
-        **{"runs": runs, "shown": shown, "groups": groups, "clips": CLIPS, "names": names, "strips": strips},
+        **{"look": LOOK, "runs": runs, "shown": shown, "groups": groups, "clips": CLIPS, "names": names, "strips": strips},
         **{"width": STRIP * (HEIGHT + 2) - 2, "height": HEIGHT, "benchmark": runs[0].experiment.benchmark.name},
     )
 

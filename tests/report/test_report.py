@@ -22,6 +22,7 @@ from pipelines.report.page import csv_text, html, markdown
 from pipelines.report.tables import Section, Value, figure_1, figure_3, table_1, table_2
 from pipelines.tracking import LoggedRun, logged_runs, tracking_uri
 from pipelines.tracking.experiment import experiment_id
+from tests.support.browser import CHROMIUM, browser
 from vop.config import ConfigError, load_experiment, params_of
 from vop.paper.methods import METHODS, overrides_of
 
@@ -279,6 +280,17 @@ def test_the_page_needs_nothing_from_outside_and_escapes(store: Store, empty: St
     assert all(a["role"] == "img" and a["aria-label"] for a in svgs)
     assert "url(http" not in text and "@import" not in text and "#010203" not in text
     assert len(ids) == len(set(ids))
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+def test_the_first_table_is_whole_on_a_screen_of_1280_pixels(book: Book, tmp_path: Path) -> None:
+    (tmp_path / "page.html").write_text(html(page_of(book, "toy")), "utf-8")
+    with browser(tmp_path) as shown:
+        shown.look(1280, 900)
+        shown.go(f"file://{tmp_path}/page.html")
+        shown.wait("!!document.querySelector('.scroll')")
+        assert shown.value("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") <= 0
 
 
 def test_markdown_tables_are_whole(book: Book) -> None:

@@ -33,6 +33,7 @@ from pipelines.report.retrieved import (
     write_retrieved,
 )
 from pipelines.tracking import tracked_run
+from tests.support.browser import CHROMIUM, browser
 from vop.benchmarks import Record
 from vop.config import ConfigError, Experiment, load_experiment
 from vop.model.adapter import Adapter, save_adapter
@@ -136,10 +137,28 @@ def test_a_strip_shows_real_frames_in_the_order_of_time() -> None:
     assert short.startswith("data:image/jpeg;base64,")
 
 
+@pytest.mark.usefixtures("slow")
+@pytest.mark.skipif(not CHROMIUM, reason="chromium is not installed")
+@pytest.mark.parametrize("width", [400, 1280])
+def test_a_long_name_leaves_its_score_whole(experiment: Experiment, tmp_path: Path, width: int) -> None:
+    run = scored(experiment, [1, 7, 2])
+    (tmp_path / "page.html").write_text(
+        page([run], choose([run], 9)).replace("clip 3.mp4", "a long name of a clip " * 9), "utf-8"
+    )
+    with browser(tmp_path) as shown:
+        shown.look(width, 900)
+        shown.go(f"file://{tmp_path}/page.html")
+        shown.wait("!!document.querySelector('.line')")
+        scores = "[...document.querySelectorAll('.line > :last-child')]"
+        inside = "e.getBoundingClientRect().right <= e.closest('li').getBoundingClientRect().right"
+        assert shown.value(f"{scores}.every(e => e.scrollWidth <= e.clientWidth + 1 && {inside})")
+        assert shown.value("document.documentElement.scrollWidth <= innerWidth")
+
+
 def test_the_page_is_whole_marks_the_truth_and_escapes(experiment: Experiment) -> None:
     runs = [scored(experiment, [1, 7, 2], "a <i>"), scored(experiment, [3, 1, 1], "b")]
     text = page(runs, choose(runs, 9))
-    assert text.count("<article") == 3 and text.count('class="truth"') == 6  # also where it is not among the first five
+    assert text.count("<article") == 3 and text.count('class="clip truth"') == 6  # also where it is not among the first five
     assert "<b>0" not in text and "query &lt;b&gt;0&lt;/b&gt;" in text and "<i>" not in text
     assert not re.findall(r'(?:src|href)="(?!#)', text) and not re.findall(r"url\((?!data:image/jpeg)", text)
     pictures = re.findall(r"\.(c\d+) \{ background-image", text)
