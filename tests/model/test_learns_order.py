@@ -31,6 +31,9 @@ BLIND = {
     "adapter-attn": (["tuning.name=adapter-attn"], 1e-3),
     "adapter-ffn": (["tuning.name=adapter-ffn"], 1e-3),
     "lora": (["tuning.name=lora"], 1e-3),
+    "ia3": (["tuning.name=ia3"], 1e-2),
+    "cross-modal": (["tuning.name=cross-modal"], 1e-3),
+    "dgl": (["video_prompt.name=dgl"], 1e-2),
 }
 
 

@@ -37,10 +37,11 @@ class VideoPrompts(nn.Module):
     sees_tokens = False
     after_norm = False
     speaks = False
-    carried: nn.Parameter | None = None
+    carried: nn.Parameter | None
 
     def __init__(self, layers: int, length: int, width: int, specific: int = 0):
         super().__init__()
+        self.register_parameter("carried", None)
         self.generic = nn.Parameter(torch.randn(layers, length - specific, width) * INIT_STD)
 
     def forward(self, index: int, cls_BFD: Tensor) -> Tensor:
