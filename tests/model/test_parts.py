@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+from pathlib import Path
 
 import open_clip
 import pytest
@@ -13,6 +14,7 @@ from torch import Tensor
 
 from tests.model.test_model import CLIP_MEAN, CLIP_STD, TINY, disturb, random_captions, random_videos
 from tests.support import oracle_parts
+from tests.support.families import family
 from vop.config import BackboneConfig, ConfigError, load_experiment
 from vop.model.backbone import Backbone, load_backbone
 from vop.model.loss import contrastive_loss
@@ -226,6 +228,70 @@ def test_tempme_goes_with_prompts_and_with_adapters_of_single_tokens(tiny: Backb
 def test_what_does_not_go_together_is_refused(tiny: Backbone, overrides: list[str], said: str) -> None:
     with pytest.raises(ConfigError, match=said):
         made(tiny, *overrides)
+
+
+# --- other towers ---------------------------------------------------------------------------------------------------
+
+NEEDS = {
+    "tempme": "reads and rest",
+    "dgl": "reads and rest",
+    "mv-adapter": "class token",
+    "st-adapter": "",
+    "ia3": "",
+    "cross-modal": "",
+}
+TOWERS = {  # families of towers, and what each has
+    "ViT-L-14-CLIPA": "class token",
+    "ViT-B-32-SigLIP2-256": "",
+    "PE-Core-B-16": "class token",
+    "EVA01-g-14": "class token reads and rest",
+    "EVA02-B-16": "class token",
+    "EVA02-E-14": "class token reads and rest",
+    "MobileCLIP-B": "class token reads and rest",
+}
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("name", TOWERS)
+def test_every_method_runs_in_a_tower_or_refuses_it_by_name(name: str, tmp_path: Path) -> None:
+    backbone = family(tmp_path, name)
+    tokens = backbone.tokenize(["a dog", "two red cats"], backbone.context_length)
+    clip = build_model(load_experiment({"frames": {"count": 2}}, ["tuning.name=zero-shot"]), backbone)
+    pixels, mask = random_videos(clip, 2, frames=2), torch.tensor([[True, True], [True, False]])
+    for method, needs in NEEDS.items():
+        overrides = DGL if method == "dgl" else [f"tuning.name={method}"]
+        experiment = load_experiment({"frames": {"count": 2}, "backbone": {"name": name}}, overrides)
+        if needs not in TOWERS[name]:
+            with pytest.raises(ConfigError, match=f"{method}: .*{name}"):
+                build_model(experiment, backbone)
+            continue
+        model = build_model(experiment, backbone)
+        if method in ("mv-adapter", "st-adapter", "ia3"):
+            for found, expected in zip(model(pixels, mask, tokens), clip(pixels, mask, tokens), strict=True):
+                torch.testing.assert_close(found, expected, atol=1e-5, rtol=0)
+        disturb(model.trainable().values(), 0.05)
+        text, video = model(pixels, mask, tokens)
+        contrastive_loss(text @ video.T * 10).backward()
+        assert all(p.grad is None or p.grad.isfinite().all() for p in model.trainable().values())
+        alone = model.encode_video(pixels[1:], mask[1:])
+        torch.testing.assert_close(alone, video[1:], atol=1e-5, rtol=0)
+
+
+def test_a_kind_of_prompt_may_see_all_tokens(tiny: Backbone, monkeypatch: pytest.MonkeyPatch) -> None:
+    model, seen = made(tiny), []
+    prompts, shared = model.video.prompts, type(model.video.prompts).forward
+
+    def forward(index: int, tokens_BFLD: Tensor) -> Tensor:
+        seen.append(tuple(tokens_BFLD.shape))
+        return shared(prompts, index, tokens_BFLD)
+
+    monkeypatch.setattr(prompts, "forward", forward)
+    pixels = random_videos(model, 2)
+    before = embedded(model, pixels)
+    prompts.sees_tokens = True
+    assert torch.equal(embedded(model, pixels), before)
+    visual, depth = visual_of(model.clip), len(seen) // 2
+    assert set(seen[:depth]) == {(2, 3, visual.width)} and set(seen[depth:]) == {(2, 3, visual.tokens, visual.width)}
 
 
 # --- parts in general -----------------------------------------------------------------------------------------------
