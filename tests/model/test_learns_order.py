@@ -24,6 +24,7 @@ SEES_ORDER = {
     "F": ([SPLIT], 3e-2),
     "F+P": (["video_prompt.name=position", SPLIT], 1e-2),
     "F+C": (["video_prompt.name=context", SPLIT], 3e-3),
+    "ST-Adapter": (["tuning.name=st-adapter"], 3e-3),
 }
 BLIND = {
     "vop": ([], 1e-2),

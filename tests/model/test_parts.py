@@ -149,6 +149,20 @@ def test_frames_of_padding_are_not_seen(tiny: Backbone, variant: str) -> None:
         torch.testing.assert_close(model.encode_video(other, MASK), model.encode_video(pixels, MASK), atol=1e-6, rtol=0)
 
 
+def test_carried_prompts_may_enter_and_go_on_without_others(tiny: Backbone) -> None:
+    """In the layers of `depth` frames have prompts; from its first one on the carried ones are there."""
+    model = made(tiny, *DGL, "video_prompt.depth=2-3", "tuning.name=prompts+adapter-ffn")
+    assert model.frozen_layers == 0
+    together = embedded(model, pixels := random_videos(model, 2))
+    torch.testing.assert_close(embedded(model, pixels[1:]), together[1:], atol=1e-5, rtol=0)
+    model = made(tiny, *DGL, "video_prompt.depth=2-3")
+    assert model.frozen_layers == 1
+    with torch.no_grad():
+        mask = torch.ones(2, 3, dtype=torch.bool)
+        assert torch.equal(model.encode_activations(model.activations(pixels), mask), embedded(model, pixels))
+        assert not torch.allclose(embedded(model, pixels), together, atol=1e-3)
+
+
 def test_adapters_go_with_a_split_layer(tiny: Backbone) -> None:
     """Where the frames of a video are in a row."""
     for name in ("mv-adapter", "st-adapter", "cross-modal"):
