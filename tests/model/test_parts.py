@@ -243,8 +243,6 @@ def test_tempme_goes_with_prompts_and_with_adapters_of_single_tokens(tiny: Backb
 @pytest.mark.parametrize(
     ("overrides", "said"),
     [
-        (["tuning.name=tempme", "tuning.joins=2"], "tuning.joins: 2: 3 frames"),
-        (["tuning.name=tempme", "tuning.joins=1,1,1,1,3"], "more than the"),
         (["tuning.name=prompts+tempme", "video_encoder.split_layer=2"], "split_layer must be null"),
         (["tuning.name=st-adapter+tempme"], "merges the tokens that another needs frame by frame"),
         (["tuning.name=prompts+tempme", *DGL], "belong to no frame"),

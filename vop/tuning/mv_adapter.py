@@ -30,7 +30,7 @@ WORDS, HEADS, BETWEEN, LATENT = 32, 2, 16, 32  # positions of a text; of the blo
 class Config(TuningConfig):
     """Options of MV-Adapter."""
 
-    mv_width: int = Field(64, ge=2, le=4096, multiple_of=HEADS, description="the width between an adapter's two linear layers")
+    mv_width: int = Field(64, ge=1, le=4096, description="the width between an adapter's two linear layers")
     mv_scale: float = Field(0.1, gt=0, description="what an adapter gives is scaled by")
     mv_shared: int = Field(2, ge=0, description="in so many of the highest layers both towers scale by what they share")
 
@@ -63,7 +63,7 @@ class Adapter(Part):
             nn.init.zeros_(tensor)
         self.position = nn.Parameter(torch.randn(places, narrow) * INIT_STD)
         self.norm = nn.LayerNorm(narrow)
-        self.block: Any = ResidualAttentionBlock(narrow, HEADS, act_layer=QuickGELU)
+        self.block: Any = ResidualAttentionBlock(narrow, 1 if narrow % HEADS else HEADS, act_layer=QuickGELU)
 
     def narrowed(self, out_BLD: Tensor) -> Tensor:
         """Down, in the rows' shared proportions: [..., D] -> [..., width], before the activation."""

@@ -10,11 +10,11 @@ The frame mask has no part in merging, only in the mean: frames of padding are m
 from __future__ import annotations
 
 from math import prod
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 import torch.nn.functional as F
-from pydantic import Field, field_validator
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from vop.model.retrieval import RetrievalModel
 
 LEARNING_RATE = 6e-4
-MOST_JOINS = 3
 
 
 class Config(TuningConfig):
@@ -36,17 +35,9 @@ class Config(TuningConfig):
     merged: int = Field(2, ge=0, description="patches of a frame that a layer merges, below those that join frames")
     share: float = Field(0.1, ge=0, le=0.5, description="of its tokens, what a layer merges from there on")
     joined_share: float = Field(0.3, ge=0, le=0.5, description="of its tokens, what a layer merges of frames that it joins")
-    joins: str = Field(
-        "",
-        pattern=r"^([1-9]\d*(,[1-9]\d*)*)?$",
-        description="how many neighbours each of the layers below the last joins, the highest at the end: 2,2,3; empty: the "
-        "factors of `frames.count`",
+    joins: int = Field(
+        3, ge=0, description="so many layers below the last join neighbouring frames, by the factors of `frames.count`"
     )
-
-    @field_validator("joins", mode="before")
-    @classmethod
-    def _one(cls, value: Any) -> Any:
-        return str(value) if isinstance(value, int) else value  # on the command line, 3 is a number
 
 
 class LowRank(nn.Module):
@@ -133,13 +124,8 @@ def merged(tokens_BLD: Tensor, sizes_BL1: Tensor, metric_BLd: Tensor, classes: i
 
 
 def joins_of(config: Config, frames: int, depth: int) -> list[int]:
-    """How many sequences each layer joins, 1 for none. ConfigError where `tuning.joins` does not fit frames or layers."""
-    said = [int(number) for number in config.joins.split(",")] if config.joins else None
-    joins = factors(frames, min(MOST_JOINS, depth - 1)) if said is None else said
-    if frames % prod(joins):
-        raise ConfigError(f"tuning.joins: {config.joins}: {frames} frames (frames.count) cannot be joined so")
-    if len(joins) > depth - 1:
-        raise ConfigError(f"tuning.joins: {config.joins}: more than the {depth - 1} layers below the last")
+    """How many sequences each layer makes one of, 1 where it joins none: for 12 frames 2, 2 and 3 in the last but one."""
+    joins = factors(frames, min(config.joins, depth - 1))
     return [*[1] * (depth - 1 - len(joins)), *joins, 1]
 
 
