@@ -79,14 +79,25 @@ def test_a_head_is_one_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("slow")
+def test_a_method_inside_the_blocks_is_one_file(tmp_path: Path) -> None:
+    """In 40 lines with imports and docstrings; it passes lint, types and the contract tests."""
+    assert len([line for line in FILES["shift.py"].splitlines() if line]) <= 40
+    put("vop/tuning/shift.py", FILES["shift.py"], tmp_path)
+    contract = "import pytest\nfrom vop.testing import TuningContract\n\n\n"
+    contract += '@pytest.mark.parametrize("name", ["shift"])\nclass TestIt(TuningContract):\n    pass\n'
+    (tmp_path / "test_shift.py").write_text(contract, encoding="utf-8")
+    assert re.search(r"\b5 passed", passes(["pytest", "-q", "-p", "no:cacheprovider", "test_shift.py"], tmp_path))
+
+
+@pytest.mark.usefixtures("slow")
 def test_a_strangers_kind_is_found_and_keeps_the_contract(lab: tuple[Path, Path], tmp_path: Path) -> None:
     source, site = lab
     listed = run(["-c", "from vop.config import kinds; print(*kinds('video_prompt'))"], source, site)
-    assert listed.stdout.split() == ["context", "drift", "position", "shared"]
+    assert listed.stdout.split() == ["context", "dgl", "drift", "position", "shared"]
     done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_drift.py"], source, site)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
     without = run(["-m", "pipelines", "config", "toy", "video_prompt.name=drift"], tmp_path)
-    assert without.returncode == 2 and "there is no 'drift'; valid names: context, position, shared" in without.stderr
+    assert without.returncode == 2 and "there is no 'drift'; valid names: context, dgl, position, shared" in without.stderr
 
 
 def test_a_strangers_kind_trains(lab: tuple[Path, Path], own_ray: None, videos: Path, tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Table 1 and Figures 1 and 3: every variant, every baseline, LoRA, and CLIP as it is."""
+"""Table 1 and Figures 1 and 3: every variant, every baseline, what came since, and CLIP as it is."""
 
 from ray.tune import grid_search
 

@@ -48,11 +48,12 @@ class _ModelContract:
         return build_model(self.experiment, _backbone())
 
     def test_it_learns_and_changes_nothing_else(self, name: str) -> None:
-        """After two steps what is trained has changed, all of it, and nothing else; every score stays a number."""
+        """After three steps what is trained has changed, all of it, and nothing else; every score stays a number."""
         model = self.model(name)
         trainable, before = model.trainable(), {key: value.clone() for key, value in model.state_dict().items()}
         optimizer = torch.optim.Adam(trainable.values(), lr=1e-3) if trainable else None
-        for _ in range(2 if optimizer else 0):  # twice: what feeds a matrix of zeros has no gradient at first
+        # What feeds a matrix of zeros has no gradient at first, nor in the second step what feeds one that feeds another.
+        for _ in range(3 if optimizer else 0):
             text_BS, video_BR = model(*_batch(model))
             contrastive_loss(model.scale * model.head.scores(text_BS, video_BR)).backward()
             assert optimizer is not None

@@ -24,6 +24,7 @@ SEES_ORDER = {
     "F": ([SPLIT], 3e-2),
     "F+P": (["video_prompt.name=position", SPLIT], 1e-2),
     "F+C": (["video_prompt.name=context", SPLIT], 3e-3),
+    "ST-Adapter": (["tuning.name=st-adapter"], 3e-3),
 }
 BLIND = {
     "vop": ([], 1e-2),
@@ -31,6 +32,9 @@ BLIND = {
     "adapter-attn": (["tuning.name=adapter-attn"], 1e-3),
     "adapter-ffn": (["tuning.name=adapter-ffn"], 1e-3),
     "lora": (["tuning.name=lora"], 1e-3),
+    "ia3": (["tuning.name=ia3"], 1e-2),
+    "cross-modal": (["tuning.name=cross-modal"], 1e-3),
+    "dgl": (["video_prompt.name=dgl"], 1e-2),
 }
 
 

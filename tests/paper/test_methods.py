@@ -20,6 +20,11 @@ COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes o
     "Adapter^ATTN": (1_982_976, 1_982_976),
     "Adapter^FFN": (1_982_976, 1_982_976),
     "LoRA": (491_520, 491_520),
+    "IA3": (92_160, 92_160),
+    "ST-Adapter": (7_110_144, 7_110_144),
+    "Cross-Modal Adapter": (519_168, 519_168),
+    "MV-Adapter": (3_325_696, 3_325_696),
+    "TempMe": (507_648, 507_648),
     "VoP text only": (49_152, 49_152),
     "VoP visual only": (73_728, 73_728),
     "VoP": (122_880, 122_880),
@@ -28,6 +33,7 @@ COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes o
     "VoP^F": (132_096, 122_880),
     "VoP^F+P": (402_432, 393_216),
     "VoP^F+C": (14_278_656, 14_269_440),
+    "DGL": (433_664, 433_664),
     "X-Pool": (1_316_352 + 122_880,) * 2,
     "WTI": (526_338 + 122_880,) * 2,
     "seqTransf": (12_648_960 + 122_880,) * 2,
@@ -35,7 +41,16 @@ COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes o
     "seqLSTM": (2_101_248 + 122_880,) * 2,
 }
 HEADS = [name for name in METHODS if "head.name" in METHODS[name]]
-NOT_PRINTED = ["zero-shot", "LoRA", "VoP text only", "VoP visual only", *HEADS]
+ADDED = [
+    "LoRA",
+    "IA3",
+    "ST-Adapter",
+    "Cross-Modal Adapter",
+    "MV-Adapter",
+    "TempMe",
+    "DGL",
+]  # inside the encoders, not in the paper
+NOT_PRINTED = ["zero-shot", *ADDED, "VoP text only", "VoP visual only", *HEADS]
 
 
 @pytest.fixture(scope="module")
@@ -70,10 +85,9 @@ def test_the_papers_way_of_counting_gives_what_the_paper_prints(counts: Counts, 
 
 def test_a_method_is_made_of_kinds_that_there_are() -> None:
     experiments = [load_experiment({}, [f"{k}={v}" for k, v in overrides.items()]) for overrides in METHODS.values()]
-    assert {e.video_prompt.name for e in experiments} == {"shared", "position", "context"} <= set(kinds("video_prompt"))
+    assert {e.video_prompt.name for e in experiments} == set(kinds("video_prompt"))
     assert {e.head.name for e in experiments} == {"mean", *(METHODS[name]["head.name"] for name in HEADS)}
-    protocols = {"prompts", "zero-shot", "full", "bias", "proj", "partial", "adapter-attn", "adapter-ffn", "lora"}
-    assert {e.tuning.name for e in experiments} == protocols <= set(kinds("tuning"))
+    assert {e.tuning.name for e in experiments} == set(kinds("tuning"))
 
 
 def test_a_head_has_its_row_and_its_file_says_what_it_trains_and_how_fast() -> None:

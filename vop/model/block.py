@@ -7,6 +7,7 @@ queries, output projection and MLP are never computed. That changes no result.
 from __future__ import annotations
 
 from collections.abc import Callable
+from copy import copy
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, cast
@@ -18,20 +19,12 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vop.model.frozen import frozen_linear, is_frozen, linear
+from vop.model.part import Context, Part, parts_of
 
-BlockRunner = Callable[..., Tensor]  # `run_block` or another walker's
-Norm = Callable[[Tensor], Tensor]
-BESIDE = "parallel"  # part of the names of saved tensors
+Change = Callable[[Tensor], Tensor]
+Turn = Callable[..., tuple[Tensor, Tensor]]
+Step = Callable[..., tuple[Tensor, Context]]  # `step_block` or a walker's
 QUICK = 1.702  # of QuickGELU
-
-
-def put_beside(part: nn.Module, module: nn.Module) -> None:
-    """Put a module in parallel to a part of a block, its `attn` or its `mlp`: the place for what a tuning protocol adds.
-
-    module: [B, R, D] -> [B, R, D]; it reads what the part reads (for `attn` the queries, after the layer norm), and what it
-    gives is added to what the part gives. Only walkers know of it, the part's own forward does not.
-    """
-    part.add_module(BESIDE, module)
 
 
 @dataclass(frozen=True)
@@ -46,9 +39,80 @@ class Attention:
     bias: Tensor | None
     out: nn.Linear
     heads: int
-    query_norm: Norm | None = None
-    key_norm: Norm | None = None
-    inner_norm: Norm | None = None
+    query_norm: Change | None = None
+    key_norm: Change | None = None
+    inner_norm: Change | None = None
+
+
+@dataclass(frozen=True)
+class Layer:
+    """What a block computes, of whatever library it is: x += leave_attention(attention(read x)), then the same with the MLP.
+
+    read_attention, read_mlp: the norms before, leave_attention, leave_mlp: scales or norms behind; nn.Identity for none.
+    turn: what rotary positions make of queries [B, heads, R, d], of keys [B, heads, P + L, d], given the rows of the queries.
+    """
+
+    read_attention: Change
+    attention: Attention
+    leave_attention: Change
+    read_mlp: Change
+    mlp: Change
+    leave_mlp: Change
+    turn: Turn | None = None
+
+
+def run_layer(
+    layer: Layer,
+    parts: list[Part],
+    tokens_BLD: Tensor,
+    prompts_GPD: Tensor | None,
+    mask: Tensor | None,
+    rows: slice | Tensor,
+    context: Context,
+) -> tuple[Tensor, Context]:
+    """A block on B sequences of L tokens with its parts, as `step_block`: [B, R, D], and what the next block is to know."""
+    joined, context = context.joined, copy(context)  # a checkpoint runs this again, on what came in
+    for part in parts:
+        tokens_BLD = part.enter(tokens_BLD, context)
+    if prompts_GPD is not None:
+        prompts_GPD = joined_prompts(prompts_GPD, context.joined // joined)
+    normed_BLD = layer.read_attention(tokens_BLD)
+    prompts_GPD = None if prompts_GPD is None else layer.read_attention(prompts_GPD)
+    for part in parts:
+        mask = with_bias(mask, part.key_bias(context), 0 if prompts_GPD is None else prompts_GPD.shape[1])
+    read_BRD = take(normed_BLD, rows)
+    turn = None if layer.turn is None else partial(layer.turn, rows=rows)
+    out_BRD, keys_BHLd = attend(layer.attention, read_BRD, normed_BLD, prompts_GPD, mask, turn)
+    for part in parts:
+        out_BRD = part.after_attention(read_BRD, out_BRD, context)
+    same_BRD = read_BRD if normed_BLD is tokens_BLD else take(tokens_BLD, rows)
+    tokens_BRD = same_BRD + layer.leave_attention(out_BRD)
+    for part in parts:
+        tokens_BRD = part.between(tokens_BRD, keys_BHLd, context)
+    del keys_BHLd  # they hold the queries and values too
+    read_BRD = layer.read_mlp(tokens_BRD)
+    out_BRD = layer.mlp(read_BRD)
+    for part in parts:
+        out_BRD = part.after_mlp(read_BRD, out_BRD, context)
+    return torch.as_tensor(tokens_BRD + layer.leave_mlp(out_BRD)), context
+
+
+def step_block(
+    block: Any,
+    tokens_BLD: Tensor,
+    prompts_GPD: Tensor | None,
+    mask: Tensor | None,
+    rows: slice | Tensor,
+    context: Context,
+) -> tuple[Tensor, Context]:
+    """Run a block of open_clip on B sequences of L tokens; prompts are attended to, but not returned.
+
+    prompts_GPD: G sets of P prompts, before the block's layer norm; G divides B, and sequence b uses set b mod G.
+    mask: True where a query may look, broadcastable to [B, heads, R, P + L]; None: everywhere.
+    rows: the R tokens whose output is wanted: a slice, or one index a sequence, int64 [B] (then R = 1).
+    Returns [B, R, D] and the context of the next block.
+    """
+    return run_layer(layer_of(block), parts_of(block), tokens_BLD, prompts_GPD, mask, rows, context)
 
 
 def run_block(
@@ -58,25 +122,20 @@ def run_block(
     mask: Tensor | None = None,
     rows: slice | Tensor = slice(None),
 ) -> Tensor:
-    """Run a block of open_clip on B sequences of L tokens; prompts are attended to, but not returned.
-
-    prompts_GPD: G sets of P prompts, before the block's layer norm; G divides B, and sequence b uses set b mod G.
-    mask: True where a query may look, broadcastable to [B, heads, R, P + L]; None: everywhere.
-    rows: the R tokens whose output is wanted: a slice, or one index a sequence, int64 [B] (then R = 1).
-    Returns [B, R, D].
-    """
-    normed_BLD = block.ln_1(tokens_BLD)
-    prompts_GPD = None if prompts_GPD is None else block.ln_1(prompts_GPD)
-    query_BRD = take(normed_BLD, rows)
-    out_BRD = attend(attention_of(block.attn), query_BRD, normed_BLD, prompts_GPD, mask)
-    out_BRD = with_beside(block.attn, query_BRD, out_BRD)
-    out_BRD = take(tokens_BLD, rows) + block.ls_1(out_BRD if not hasattr(block, "ln_attn") else block.ln_attn(out_BRD))
-    return torch.as_tensor(out_BRD + block.ls_2(feed_forward(block.mlp, block.ln_2(out_BRD))))
+    """`step_block` of a block that stands alone: [B, R, D]."""
+    return step_block(block, tokens_BLD, prompts_GPD, mask, rows, Context("text"))[0]
 
 
-def checkpointed(run: BlockRunner) -> BlockRunner:
-    """A walker's `run` that keeps only its inputs for the backward pass and is run again there: slower, in less memory."""
-    return partial(checkpoint, run, use_reentrant=False)
+def layer_of(block: Any) -> Layer:
+    """Of a block of open_clip."""
+    leave = block.ls_1 if not hasattr(block, "ln_attn") else lambda out_BRD: block.ls_1(block.ln_attn(out_BRD))
+    attention, mlp = attention_of(block.attn), partial(feed_forward, block.mlp)
+    return Layer(block.ln_1, attention, leave, block.ln_2, mlp, block.ls_2)
+
+
+def checkpointed(step: Step) -> Step:
+    """A step that keeps only its inputs for the backward pass and is run again there: slower, in less memory."""
+    return partial(checkpoint, step, use_reentrant=False)
 
 
 def take(tokens_BLD: Tensor, rows: slice | Tensor) -> Tensor:
@@ -92,6 +151,21 @@ def attention_of(attn: Any) -> Attention:
     return Attention(attn.in_proj_weight, attn.in_proj_bias, attn.out_proj, attn.num_heads, *norms)
 
 
+def joined_prompts(prompts_GPD: Tensor, frames: int) -> Tensor:
+    """Prompts by frame for sequences of so many frames, which see those of all of them; shared ones stay as they are."""
+    return prompts_GPD if frames == 1 or len(prompts_GPD) == 1 else prompts_GPD.unflatten(0, (-1, frames)).flatten(1, 2)
+
+
+def with_bias(mask: Tensor | None, bias_BL: Tensor | None, prompts: int) -> Tensor | None:
+    """A mask as `step_block` has it with a bias added to the logits of each key; prompts have none."""
+    if bias_BL is None:
+        return mask
+    bias_B11S = F.pad(bias_BL, (prompts, 0))[:, None, None]
+    if mask is None:
+        return bias_B11S
+    return bias_B11S + mask if mask.is_floating_point() else bias_B11S.masked_fill(~mask, -torch.inf)
+
+
 def attend(
     attn: Attention,
     query_BRD: Tensor,
@@ -99,10 +173,10 @@ def attend(
     prompts_GPD: Tensor | None = None,
     mask: Tensor | None = None,
     turn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> Tensor:
-    """Multi-head attention of `query` over [prompts | tokens]: [B, R, D].
+) -> tuple[Tensor, Tensor]:
+    """Multi-head attention of `query` over [prompts | tokens]: [B, R, D], and the keys of the tokens [B, heads, L, d].
 
-    turn: what rotary positions make of the queries [B, heads, R, d] and of the keys [B, heads, P + L, d].
+    mask: as of `step_block`, or what is added to the logits. turn: of queries and keys, as of a `Layer`.
     """
     B, R, _ = query_BRD.shape
     weight, bias, A = attn.weight, attn.bias, attn.weight.shape[0] // 3
@@ -127,12 +201,12 @@ def attend(
     out_BHRd = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
     out_BRA = out_BHRd.transpose(1, 2).reshape(B, R, A)
     out_BRA = out_BRA if attn.inner_norm is None else attn.inner_norm(out_BRA)
-    return linear(out_BRA, attn.out.weight, attn.out.bias)
+    return linear(out_BRA, attn.out.weight, attn.out.bias), key[:, :, -tokens_BLD.shape[1] :]
 
 
 def feed_forward(mlp: nn.Sequential, tokens_BRD: Tensor) -> Tensor:
     """The feed-forward network: [B, R, D]."""
-    enter, activation, *norm, leave = cast(Any, [layer for name, layer in mlp.named_children() if name != BESIDE])
+    enter, activation, *norm, leave = cast(Any, [layer for layer in mlp.children() if not isinstance(layer, Part)])
     if isinstance(activation, QuickGELU) and not norm and all(is_frozen(layer.weight, layer.bias) for layer in (enter, leave)):
         # x * sigmoid(1.702 * x) is silu(1.702 * x) / 1.702: one pass over x, and one tensor kept for the backward pass.
         hidden = F.silu(frozen_linear(tokens_BRD, enter.weight, enter.bias * QUICK, scale=QUICK))
@@ -141,10 +215,4 @@ def feed_forward(mlp: nn.Sequential, tokens_BRD: Tensor) -> Tensor:
         hidden = activation(linear(tokens_BRD, enter.weight, enter.bias))
         hidden = norm[0](hidden) if norm else hidden  # open_clip's `scale_fc`
         out_BRD = linear(hidden, leave.weight, leave.bias)
-    return with_beside(mlp, tokens_BRD, out_BRD)
-
-
-def with_beside(part: nn.Module, read_BRD: Tensor, out_BRD: Tensor) -> Tensor:
-    """What a part gives, and with it what the module beside it gives, if there is one."""
-    module = dict(part.named_children()).get(BESIDE)
-    return out_BRD if module is None else out_BRD + module(read_BRD)
+    return out_BRD

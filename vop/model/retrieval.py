@@ -8,11 +8,12 @@ from functools import cached_property
 import torch
 from torch import Tensor, nn
 
-from vop.config import ConfigError, Experiment, kinds_of
+from vop.config import ConfigError, Experiment, kind, kinds_of
 from vop.model.architecture import caption_tokens
 from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
 from vop.model.head import build_head
 from vop.model.loss import contrastive_loss, sigmoid_loss
+from vop.model.part import parts_of
 from vop.model.precision import moved
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
@@ -32,11 +33,16 @@ class RetrievalModel(nn.Module):
     def __init__(self, backbone: Backbone, experiment: Experiment):
         super().__init__()
         self.clip = backbone.clip
-        self.backbone = backbone
+        self.backbone, self.backbone_name = backbone, experiment.backbone.name
         self.frames = experiment.frames.count
         again = experiment.training.checkpointing
-        self.text = TextEncoder(self.clip, experiment.text_prompt, again)
-        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, again)
+        spoken = kind("video_prompt", experiment.video_prompt.name).Prompts.speaks
+        self.text = TextEncoder(self.clip, experiment.text_prompt, again, spoken)
+        text = self.text.shape if spoken else None
+        self.video = VideoEncoder(self.clip, experiment.video_prompt, experiment.video_encoder, self.frames, again, text)
+        visual = visual_of(self.clip)
+        if self.video.prompts.carried is not None and (visual.rotary or not visual.reads_class_token):
+            raise ConfigError(f"video_prompt.name: {experiment.video_prompt.name}: {visual.lacks(self.backbone_name)}")
         self.sigmoid = experiment.training.loss == "sigmoid"
         if self.sigmoid and self.clip.logit_bias is None:
             raise ConfigError(f"training.loss: sigmoid needs a logit bias, {experiment.backbone.name} has none (SigLIP's have)")
@@ -59,7 +65,8 @@ class RetrievalModel(nn.Module):
 
     def text_places(self, tokens_BT: Tensor, every: bool) -> tuple[Tensor, Tensor]:
         """What a head sees of texts: their places, not normalized, and which of them are no padding; or the end token alone."""
-        text_BTE = self.text(self.clip, tokens_BT, every).float()
+        prompts_of = self.video.prompts.of_text if self.text.spoken else None
+        text_BTE = self.text(self.clip, tokens_BT, every, prompts_of).float()
         end_B = moved(text_of(self.clip).end(tokens_BT), text_BTE.device)
         return text_BTE, torch.arange(text_BTE.shape[1], device=text_BTE.device) <= end_B[:, None]
 
@@ -88,7 +95,7 @@ class RetrievalModel(nn.Module):
     def frame_embeddings(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
         """What a head sees of videos: `activations` -> [B, F, E], not normalized, after the head's frame stages."""
         tokens_NLD, frames = tokens_BFLD.flatten(0, 1), tokens_BFLD.shape[1]
-        frames_BFE = self.video.upper(self.clip, tokens_NLD, frames, self.frozen_layers).float()
+        frames_BFE = self.video.upper(self.clip, tokens_NLD, frames, self.frozen_layers, mask_BF).float()
         with torch.autocast(frames_BFE.device.type, enabled=False):
             for stage in self.stages.values():
                 frames_BFE = stage(frames_BFE, mask_BF)
@@ -102,7 +109,8 @@ class RetrievalModel(nn.Module):
         if any(parameter.requires_grad for part in visual.stem for parameter in _parameters(part)):
             return 0
         prompted = {*video.below, *video.above, *range(video.split, len(blocks))}
-        touched = (i for i, block in enumerate(blocks) if i in prompted or any(p.requires_grad for p in block.parameters()))
+        changed = (bool(parts_of(block)) or any(p.requires_grad for p in block.parameters()) for block in blocks)
+        touched = (layer for layer, change in enumerate(changed) if change or layer in prompted)
         return next(touched, len(blocks))
 
     def forward(self, pixels_BFHWC: Tensor, mask_BF: Tensor, tokens_BT: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,6 +150,19 @@ class RetrievalModel(nn.Module):
         return sum(parameter.numel() for parameter in self.trainable().values())
 
 
+def check_parts(model: RetrievalModel, name: str) -> None:
+    """Raise ConfigError where a part of the visual blocks merges tokens that something else takes frame by frame."""
+    blocks = visual_of(model.clip).blocks
+    parts = [part for block in blocks for part in parts_of(block)]
+    if model.video.prompts.carried is not None and any(part.merges or part.by_frame for part in parts):
+        raise ConfigError(f"tuning.name: {name}: it takes videos frame by frame, but some prompts belong to no frame")
+    if any(part.merges for part in parts):
+        if model.video.split < len(blocks):
+            raise ConfigError(f"tuning.name: {name}: tokens are merged, so video_encoder.split_layer must be null")
+        if any(part.by_frame for part in parts):
+            raise ConfigError(f"tuning.name: {name}: one of them merges the tokens that another needs frame by frame")
+
+
 def _parameters(part: nn.Module | Tensor | None) -> Iterable[Tensor]:
     return part.parameters() if isinstance(part, nn.Module) else () if part is None else (part,)
 
@@ -162,6 +183,7 @@ def build_model(experiment: Experiment, backbone: Backbone | None = None) -> Ret
             before = set(map(id, model.trainable().values()))
             protocol.apply(model, experiment.tuning)
             model.tuned[name] = [parameter for parameter in model.trainable().values() if id(parameter) not in before]
+        check_parts(model, experiment.tuning.name)
         for part in (model.stages, model.head):
             part.requires_grad_(True)
     for parameter in model.trainable().values():

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import open_clip
 import torch
 from torch import Tensor, nn
 
 from vop.config import ConfigError, VideoEncoderConfig, VideoPromptConfig, kind, layers_of
-from vop.model.block import checkpointed
+from vop.model.block import Step, checkpointed, joined_prompts
+from vop.model.part import Context, parts_of
 from vop.model.walkers import VisualWalker, visual_of
-from vop.prompts import INIT_STD, VideoPrompts
+from vop.prompts import INIT_STD, TextShape, VideoPrompts
 
 
 class VideoEncoder(nn.Module):
@@ -26,6 +29,7 @@ class VideoEncoder(nn.Module):
         encoder: VideoEncoderConfig,
         frames: int,
         checkpointing: bool = False,
+        text: TextShape | None = None,
     ):
         super().__init__()
         visual, self.checkpointing = visual_of(clip), checkpointing
@@ -36,7 +40,10 @@ class VideoEncoder(nn.Module):
         layers = layers_of(prompt.depth, depth, "video_prompt.depth") if prompt.length else range(0)
         self.below = range(layers.start, min(layers.stop, self.split))
         self.above = range(max(layers.start, self.split), layers.stop)
-        self.prompts: VideoPrompts = kind("video_prompt", prompt.name).Prompts(prompt, len(self.below), frames, width)
+        spoken = {} if text is None else {"text": text}
+        self.prompts: VideoPrompts = kind("video_prompt", prompt.name).Prompts(prompt, len(self.below), frames, width, **spoken)
+        if self.prompts.carried is not None and self.split < depth:
+            raise ConfigError("video_encoder.split_layer: prompts that are carried attend over all frames without it")
         if self.prompts.replaces_class_token and not visual.class_token:
             raise ConfigError("video_prompt.role: cls: the frames of this CLIP have no class token that could be replaced")
         self.video_prompts = nn.Parameter(torch.randn(len(self.above), prompt.length, width) * INIT_STD)
@@ -50,42 +57,95 @@ class VideoEncoder(nn.Module):
     def lower(self, clip: open_clip.CLIP, pixels_NCHW: Tensor, frames: int, layer: int) -> Tensor:
         """What enters a layer (from 0; no higher than the split; the depth of the tower: what leaves it): [N, L, D]."""
         visual = visual_of(clip)
-        return self._walk(visual, visual.embed(pixels_NCHW), frames, range(layer))
+        return self._walk(visual, visual.embed(pixels_NCHW), range(layer), self._context(visual, frames))[0]
 
-    def upper(self, clip: open_clip.CLIP, tokens_NLD: Tensor, frames: int, layer: int) -> Tensor:
-        """Frame embeddings [B, F, E] from what enters a layer."""
+    def upper(self, clip: open_clip.CLIP, tokens_NLD: Tensor, frames: int, layer: int, mask_BF: Tensor | None = None) -> Tensor:
+        """Frame embeddings [B, F, E] from what enters a layer. mask: False where a frame is padding, for parts of blocks."""
         visual = visual_of(clip)
-        tokens = self._walk(visual, tokens_NLD, frames, range(layer, len(visual.blocks)))
+        context = self._context(visual, frames, mask_BF)
+        tokens, carried_BGD = self._walk(visual, tokens_NLD, range(layer, len(visual.blocks)), context)
+        if carried_BGD is not None:  # the first is the video, and so each of its frames
+            return torch.as_tensor(visual.pool(carried_BGD[:, :1]).unsqueeze(1).expand(-1, frames, -1))
         read = 1 if visual.reads_class_token else visual.tokens
         out_NE = visual.pool(tokens.reshape(-1, read, tokens.shape[-1]))
         return torch.as_tensor(out_NE.unflatten(0, (-1, frames)))
 
-    def _walk(self, visual: VisualWalker, tokens: Tensor, frames: int, layers: range) -> Tensor:
-        """Some layers: one sequence a frame [N, L, D] up to the split, one a video [B, F * L, D] above it."""
-        blocks, run = visual.blocks, checkpointed(visual.run) if self.checkpointing else visual.run
+    def _context(self, visual: VisualWalker, frames: int, mask_BF: Tensor | None = None) -> Context:
+        return Context("visual", frames, visual.tokens, visual.class_token, mask_BF)
+
+    def _walk(self, visual: VisualWalker, tokens: Tensor, layers: range, context: Context) -> tuple[Tensor, Tensor | None]:
+        """Some layers: one sequence a frame [N, L, D] up to the split, one a video [B, F * L, D] above it.
+
+        Beside the tokens it gives the prompts that are carried [B, G, D].
+        """
+        carried_BGD: Tensor | None = None
+        blocks, step = visual.blocks, checkpointed(visual.step) if self.checkpointing else visual.step
         for layer in layers:
+            context = context.at(layer)
             if layer == self.split:
-                tokens = (tokens.unflatten(0, (-1, frames)) + self.frame_embedding[:, None]).flatten(1, 2)
-            tokens, prompts_GPD = self._enter(visual, layer, tokens, frames)
+                tokens = (tokens.unflatten(0, (-1, context.frames)) + self.frame_embedding[:, None]).flatten(1, 2)
+            tokens, prompts_GPD = self._enter(visual, tokens, context)
             if layer == 0:  # the first layer's prompts pass through the norm before it, like the tokens
                 tokens = visual.enter(tokens)
-                prompts_GPD = None if prompts_GPD is None else visual.enter(prompts_GPD)
-            # At the end nothing is computed that is not read.
+                prompts_GPD = prompts_GPD if prompts_GPD is None or self.prompts.after_norm else visual.enter(prompts_GPD)
+            if self.prompts.carried is not None and layer == self.below.start:
+                carried_BGD = self.prompts.carried.expand(len(tokens) // context.frames, -1, -1)
+            if carried_BGD is not None:
+                last, ask = layer == len(blocks) - 1, partial(self._ask, visual, step, blocks[layer], context)
+                prompts_GPD, carried_BGD = ask(tokens, prompts_GPD, carried_BGD)
+                if last:  # the frames are not read any more
+                    continue
+            # At the end nothing is computed that is not read; a part may need it all the same.
             only_class = visual.reads_class_token and layer == len(blocks) - 1
-            rows = slice(0, None, visual.tokens) if only_class else slice(None)
-            tokens = run(blocks[layer], tokens, prompts_GPD, rows=rows)
-        return tokens
+            every_row = not only_class or any(part.every_row for part in parts_of(blocks[layer]))
+            rows = slice(None) if every_row else class_rows(context)
+            tokens, context = step(blocks[layer], tokens, prompts_GPD, None, rows, context)
+            if only_class and every_row:
+                tokens = tokens[:, class_rows(context)]
+        return tokens, carried_BGD
 
-    def _enter(self, visual: VisualWalker, layer: int, tokens: Tensor, frames: int) -> tuple[Tensor, Tensor | None]:
+    def _ask(
+        self,
+        visual: VisualWalker,
+        step: Step,
+        block: nn.Module,
+        context: Context,
+        tokens_NLD: Tensor,
+        prompts_GPD: Tensor | None,
+        carried_BGD: Tensor,
+    ) -> tuple[Tensor, Tensor]:
+        """Carried prompts through a layer: they see themselves, and tokens and prompts of all frames that are no padding.
+
+        Gives what each frame sees beside its own tokens [N, G + P, D], and what becomes of the carried ones [B, G, D].
+        """
+        (B, G, D), N = carried_BGD.shape, len(tokens_NLD)
+        prompts_NPD = tokens_NLD[:, :0] if prompts_GPD is None else prompts_GPD.repeat(N // len(prompts_GPD), 1, 1)
+        mask_B11S: Tensor | None = None
+        if context.mask_BF is not None:
+            of_prompts, of_tokens = (context.mask_BF.repeat_interleave(x.shape[1], dim=1) for x in (prompts_NPD, tokens_NLD))
+            of_carried = torch.ones_like(of_tokens[:, :1]).expand(-1, G)
+            mask_B11S = torch.cat([of_prompts, of_carried, of_tokens], dim=1)[:, None, None]
+        rows_BSD = torch.cat([carried_BGD, tokens_NLD.reshape(B, -1, D)], dim=1)
+        asked_BGD, _ = step(block, rows_BSD, prompts_NPD.reshape(B, -1, D), mask_B11S, slice(G), context)
+        return torch.cat([carried_BGD.repeat_interleave(N // B, dim=0), prompts_NPD], dim=1), asked_BGD
+
+    def _enter(self, visual: VisualWalker, tokens: Tensor, context: Context) -> tuple[Tensor, Tensor | None]:
         """The tokens that enter a layer, and its prompts if it has any."""
-        if layer in self.above:
-            return tokens, self.video_prompts[layer - self.above.start].unsqueeze(0)
-        if layer not in self.below:
+        if context.layer in self.above:
+            return tokens, self.video_prompts[context.layer - self.above.start].unsqueeze(0)
+        if context.layer not in self.below:
             return tokens, None
-        index = layer - self.below.start
-        cls_ND = tokens[:, 0] if visual.class_token else tokens.mean(1)
-        cls_BFD = cls_ND.unflatten(0, (-1, frames))
+        index = context.layer - self.below.start
+        joined = context.joined
+        cls_NkD = tokens[:, :joined] if visual.class_token else tokens.mean(1, keepdim=True)
+        cls_BFD = cls_NkD.reshape(-1, context.frames, tokens.shape[-1])
         new_cls_BFD = self.prompts.replace_cls(index, cls_BFD)
         if new_cls_BFD is not cls_BFD:
-            tokens = torch.cat([new_cls_BFD.reshape(-1, 1, tokens.shape[-1]), tokens[:, 1:]], dim=1)
-        return tokens, self.prompts(index, cls_BFD)
+            tokens = torch.cat([new_cls_BFD.reshape(-1, joined, tokens.shape[-1]), tokens[:, joined:]], dim=1)
+        seen = tokens.unflatten(0, (-1, context.frames)) if self.prompts.sees_tokens else cls_BFD
+        return tokens, joined_prompts(self.prompts(index, seen), joined)
+
+
+def class_rows(context: Context) -> slice:
+    """Where the class tokens are: at the start of each frame, or of a sequence of joined frames."""
+    return slice(context.joined) if context.joined > 1 else slice(0, None, context.tokens)

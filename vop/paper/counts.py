@@ -13,6 +13,7 @@ from torch import nn
 
 from vop.config import kind, load_experiment
 from vop.model.backbone import shape_of_backbone
+from vop.model.part import Part
 from vop.model.retrieval import RetrievalModel, shape_of_model
 from vop.model.walkers import visual_of
 from vop.paper.methods import METHODS, overrides_of
@@ -64,10 +65,14 @@ def paper_count(model: RetrievalModel) -> int:
 
 
 def bare_parameters(clip: nn.Module) -> dict[str, int]:
-    """CLIP's parameters that belong to no layer (linear, norm, convolution, embedding) but to a module made of layers."""
+    """CLIP's parameters that belong to no layer (linear, norm, convolution, embedding) but to a module made of layers.
+
+    What a method has added to it is not CLIP's.
+    """
+    added = tuple(place for place, module in clip.named_modules() if isinstance(module, Part))
     return {
         f"{place}.{name}".lstrip("."): parameter.numel()
         for place, module in clip.named_modules()
-        if any(True for _ in module.children())
+        if any(True for _ in module.children()) and not place.startswith(added)
         for name, parameter in module.named_parameters(recurse=False)
     }

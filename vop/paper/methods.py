@@ -1,4 +1,4 @@
-"""Every method that the paper compares, LoRA, and VoP with other heads: what its recipe sets, and what the paper prints of it.
+"""Every method that the paper compares, others since, and VoP with other heads: what each sets, and what the paper prints.
 
 Plain data, importable without torch: sweeps, reports and `vop methods` read it.
 """
@@ -23,6 +23,11 @@ METHODS: dict[str, dict[str, Any]] = {
     "Adapter^ATTN": {"tuning.name": "adapter-attn"},
     "Adapter^FFN": {"tuning.name": "adapter-ffn"},
     "LoRA": {"tuning.name": "lora"},
+    "IA3": {"tuning.name": "ia3"},
+    "ST-Adapter": {"tuning.name": "st-adapter"},
+    "Cross-Modal Adapter": {"tuning.name": "cross-modal"},
+    "MV-Adapter": {"tuning.name": "mv-adapter"},
+    "TempMe": {"tuning.name": "tempme"},
     "VoP text only": {"video_prompt.length": 0},
     "VoP visual only": {"text_prompt.length": 0},
     "VoP": {"video_prompt.name": "shared"},
@@ -31,6 +36,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "VoP^F": {"video_prompt.name": "shared", "video_encoder.split_layer": SPLIT_LAYER},
     "VoP^F+P": {"video_prompt.name": "position", "video_encoder.split_layer": SPLIT_LAYER},
     "VoP^F+C": {"video_prompt.name": "context", "video_encoder.split_layer": SPLIT_LAYER},
+    "DGL": {"video_prompt.name": "dgl", "video_prompt.length": 4, "text_prompt.length": 4},
     # On VoP; `head.name` goes with every other method too.
     "X-Pool": {"head.name": "xpool"},
     "WTI": {"head.name": "wti"},

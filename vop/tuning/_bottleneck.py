@@ -7,6 +7,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from vop.config import TuningConfig
+from vop.model.part import Part
 
 
 class AdapterConfig(TuningConfig):
@@ -15,7 +16,7 @@ class AdapterConfig(TuningConfig):
     bottleneck: int = Field(64, ge=1, le=4096, description="the width between an adapter's two linear layers")
 
 
-class Bottleneck(nn.Module):
+class Bottleneck(Part):
     """D -> bottleneck -> D with a ReLU between; it starts at zero, so that training starts from CLIP."""
 
     def __init__(self, width: int, bottleneck: int):

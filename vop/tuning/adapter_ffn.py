@@ -7,7 +7,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from vop.model.block import put_beside
+from torch import Tensor
+
+from vop.model.part import Context
 from vop.model.walkers import text_of, visual_of
 from vop.tuning._bottleneck import AdapterConfig, Bottleneck
 
@@ -18,8 +20,16 @@ LEARNING_RATE = 1e-3
 Config = AdapterConfig
 
 
+class Beside(Bottleneck):
+    """It reads what the feed-forward network reads."""
+
+    def after_mlp(self, read_BRD: Tensor, out_BRD: Tensor, context: Context) -> Tensor:
+        """[B, R, D]."""
+        return out_BRD + self.forward(read_BRD)
+
+
 def apply(model: RetrievalModel, config: AdapterConfig) -> None:
     """Put a bottleneck beside each layer's feed-forward network."""
     for tower in (text_of(model.clip), visual_of(model.clip)):
         for block in tower.blocks:
-            put_beside(block.mlp, Bottleneck(tower.width, config.bottleneck))
+            block.mlp.add_module("parallel", Beside(tower.width, config.bottleneck))

@@ -17,6 +17,8 @@ import open_clip
 from torch import Tensor, nn
 
 from vop.config import ConfigError
+from vop.model.block import Layer, run_layer
+from vop.model.part import Context, parts_of
 
 CLIPS = (open_clip.CLIP, open_clip.CustomTextCLIP)
 
@@ -46,6 +48,16 @@ class VisualWalker:
         return True
 
     @property
+    def rotary(self) -> bool:
+        """Whether attention turns patches by their positions, so that they must stay where they are."""
+        return False
+
+    def lacks(self, name: str) -> str:
+        """Why what needs class tokens that are read, and patches that may move, cannot be had; name: the CLIP's."""
+        lacking = "turns its patches by their positions" if self.rotary else "reads no class tokens"
+        return f"the visual tower of {name} {lacking}"
+
+    @property
     def tokens(self) -> int:
         """L: the tokens of a frame, patches and class token."""
         raise NotImplementedError
@@ -68,9 +80,26 @@ class VisualWalker:
         """What the tower does to tokens and prompts before the first layer, mostly a layer norm; any shape [..., D]."""
         raise NotImplementedError
 
-    def run(self, block: nn.Module, tokens_BLD: Tensor, prompts_GPD: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
-        """A block on sequences of one or several frames, as `vop.model.block.run_block` is on open_clip's."""
+    def layer(self, block: Any, length: int) -> Layer:
+        """What a block computes on sequences of so many tokens, of one or several frames in a row."""
         raise NotImplementedError
+
+    def step(
+        self,
+        block: Any,
+        tokens_BLD: Tensor,
+        prompts_GPD: Tensor | None,
+        mask: Tensor | None,
+        rows: slice,
+        context: Context,
+    ) -> tuple[Tensor, Context]:
+        """A block with its parts on sequences of one or several frames, as `vop.model.block.step_block` is on open_clip's."""
+        layer = self.layer(block, tokens_BLD.shape[1])
+        return run_layer(layer, parts_of(block), tokens_BLD, prompts_GPD, mask, rows, context)
+
+    def run(self, block: Any, tokens_BLD: Tensor, prompts_GPD: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
+        """A block that stands alone: [B, R, D]."""
+        return self.step(block, tokens_BLD, prompts_GPD, None, rows, Context("visual"))[0]
 
     @property
     def reads_class_token(self) -> bool:
@@ -87,6 +116,10 @@ class VisualWalker:
 
     def attention_weights(self, block: Any) -> list[tuple[nn.Module, str, str]]:
         """(module, name of its weight, which rows it has: "qkv", "q", "k" or "v") of a block's attention."""
+        raise NotImplementedError
+
+    def attention_biases(self, block: Any) -> list[tuple[nn.Module, str, str]]:
+        """The same of its biases, those that it has."""
         raise NotImplementedError
 
     def refusal(self) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import torch
@@ -12,7 +12,7 @@ from timm.models.eva import EvaAttention
 from timm.models.vitamin import GeGluMlp
 from torch import Tensor, nn
 
-from vop.model.block import Attention, attend, with_beside
+from vop.model.block import Attention, Turn
 from vop.model.walkers import VisualWalker, other_than
 
 ATTENTIONS = (timm_attention.Attention, timm_attention.AttentionRope, EvaAttention)
@@ -82,6 +82,15 @@ class TimmWalker(VisualWalker):
             return [(attn.qkv, "weight", "qkv")]
         return [(attn.q_proj, "weight", "q"), (attn.k_proj, "weight", "k"), (attn.v_proj, "weight", "v")]
 
+    def attention_biases(self, block: Any) -> list[tuple[nn.Module, str, str]]:
+        """One bias for all three, or one of each but the keys of EVA."""
+        attn = block.attn
+        if attn.qkv is not None:
+            biases = [(attn.qkv, "bias", "qkv"), (attn, "q_bias", "q"), (attn, "v_bias", "v")]
+        else:
+            biases = [(attn.q_proj, "bias", "q"), (attn.k_proj, "bias", "k"), (attn.v_proj, "bias", "v")]
+        return [bias for bias in biases if getattr(bias[0], bias[1], None) is not None]
+
     def known_blocks(self) -> tuple[type, ...]:
         """The classes of blocks that `run` knows."""
         raise NotImplementedError
@@ -106,19 +115,8 @@ class TimmWalker(VisualWalker):
         return ""
 
 
-def attended(
-    attn: Any, query_BRD: Tensor, tokens_BLD: Tensor, prompts_GPD: Tensor | None, rows: slice, rope_L2d: Tensor | None = None
-) -> Tensor:
-    """Attention of the rows of the tokens over [prompts | tokens], and what stands beside it: [B, R, D].
-
-    rope_L2d: sines and cosines for each of the L tokens; prompts have no place in the picture and are not turned.
-    """
-    turn = None if rope_L2d is None else _turn(rope_L2d, rows, getattr(attn, "rotate_half", False))
-    out_BRD = attend(_attention(attn), query_BRD, tokens_BLD, prompts_GPD, turn=turn)
-    return with_beside(attn, query_BRD, out_BRD)
-
-
-def _attention(attn: Any) -> Attention:
+def attention_of(attn: Any) -> Attention:
+    """Of timm's attentions, whose weights are fused or apart."""
     norms = (attn.q_norm, attn.k_norm, attn.norm)
     if attn.qkv is None:
         parts = (attn.q_proj, attn.k_proj, attn.v_proj)
@@ -131,8 +129,10 @@ def _attention(attn: Any) -> Attention:
     return Attention(attn.qkv.weight, bias, attn.proj, attn.num_heads, *norms)
 
 
-def _turn(rope_L2d: Tensor, rows: slice, half: bool) -> Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]:
-    def turn(query_BHRd: Tensor, key_BHSd: Tensor) -> tuple[Tensor, Tensor]:
+def turn_of(rope_L2d: Tensor, half: bool) -> Turn:
+    """What rotary positions do. rope: sines and cosines of each token; prompts have no place in the picture, nor a turn."""
+
+    def turn(query_BHRd: Tensor, key_BHSd: Tensor, rows: slice) -> tuple[Tensor, Tensor]:
         L = len(rope_L2d)
         prompt_BHPd, token_BHLd = key_BHSd[:, :, :-L], key_BHSd[:, :, -L:]
         turned = apply_rot_embed_cat(token_BHLd, rope_L2d, half=half)

@@ -17,7 +17,7 @@ from open_clip.transformer import (
 )
 from torch import Tensor, nn
 
-from vop.model.block import run_block
+from vop.model.block import Layer, layer_of
 from vop.model.walkers import VisualWalker, other_than
 
 NORMS = (LayerNorm, LayerNormFp32, nn.Identity)
@@ -66,9 +66,9 @@ class Walker(VisualWalker):
         """`ln_pre`."""
         return torch.as_tensor(self.tower.ln_pre(tokens))
 
-    def run(self, block: nn.Module, tokens_BLD: Tensor, prompts_GPD: Tensor | None = None, rows: slice = slice(None)) -> Tensor:
-        """[B, R, D]."""
-        return run_block(block, tokens_BLD, prompts_GPD, rows=rows)
+    def layer(self, block: Any, length: int) -> Layer:
+        """open_clip's."""
+        return layer_of(block)
 
     @property
     def reads_class_token(self) -> bool:
@@ -93,6 +93,10 @@ class Walker(VisualWalker):
     def attention_weights(self, block: Any) -> list[tuple[nn.Module, str, str]]:
         """One weight for all three."""
         return [(block.attn, "in_proj_weight", "qkv")]
+
+    def attention_biases(self, block: Any) -> list[tuple[nn.Module, str, str]]:
+        """One bias for all three."""
+        return [(block.attn, "in_proj_bias", "qkv")]
 
     def refusal(self) -> str:
         """Why the tower cannot be walked; "" if it can."""

@@ -85,6 +85,10 @@ class Walker:
         """One weight for all three."""
         return [(block.attn, "in_proj_weight", "qkv")]
 
+    def attention_biases(self, block: Any) -> list[tuple[nn.Module, str, str]]:
+        """One bias for all three."""
+        return [(block.attn, "in_proj_bias", "qkv")]
+
     def refusal(self) -> str:
         """Why the tower cannot be walked; "" if it can."""
         if len(self.positions) != self.tower.context_length or getattr(self.tower, "use_pad_mask", False):
