@@ -17,7 +17,7 @@ from vop.errors import VopError
 
 PACKAGES = {  # beside their code, the data files that pyproject.toml gives them
     "vop": ("backbones/*.json", "backbones/*.safetensors", "paper/results.json", "recipes/*.yaml", "py.typed"),
-    "pipelines": ("report/*.j2", "py.typed"),
+    "pipelines": ("look.css", "report/*.j2", "serve/page.*", "py.typed"),
     "tune_spaces": (),
 }
 LIMIT = 100 * 2**20  # bytes that Ray takes as a working directory

@@ -166,7 +166,7 @@ def test_there_are_recipes() -> None:
         (["frames.count=0"], ["frames.count:", "greater than or equal to 1", "given: 0"]),
         (["training.epochs=many"], ["training.epochs:", "integer", 'given: "many"']),
         (["training.learning_rate=0"], ["training.learning_rate:", "greater than 0"]),
-        (["training.precision=fp16"], ["training.precision:", "'fp32' or 'bf16'", "fp16"]),
+        (["training.precision=fp16"], ["training.precision:", "'fp32', 'tf32' or 'bf16'", "fp16"]),
         (["text_prompt.depth=0-3"], ["text_prompt.depth:", "0-3"]),
         (["training=5"], ["training:", "given: 5"]),
         (["video_prompt=shared"], ["video_prompt:", "shared"]),
