@@ -1,13 +1,13 @@
 """`vop throughput gpu`: videos a second that one GPU trains on and embeds, and how long it scores. Its name is the first row.
 
 ViT-B/32 with random weights and OpenAI's activation unless the overrides say otherwise. Training is `vop train`'s own loop, fed
-from a few batches in host memory: what reading the store may cost at most is what these rates leave of the CPUs' time.
+from a few batches in host memory: the frame store is not read.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from itertools import cycle
 
 import numpy as np
@@ -94,9 +94,8 @@ def _batches(model: RetrievalModel, pairs: int) -> list[Batch]:
     size, rng = model.backbone.size, np.random.default_rng(0)
     record = Record("noise", "noise.mp4", (CAPTION,), "train")
 
-    def batches() -> Iterator[Batch]:
-        for step in range(BATCHES):
-            pixels = rng.integers(0, 256, (pairs, model.frames, size, size, 3), dtype=np.uint8)
-            yield batch_of([record], [(0, 0)] * pairs, step, pixels, np.ones((pairs, model.frames), dtype=np.bool_))
+    def batch(step: int) -> Batch:
+        pixels = rng.integers(0, 256, (pairs, model.frames, size, size, 3), dtype=np.uint8)
+        return batch_of([record], [(0, 0)] * pairs, step, pixels, np.ones((pairs, model.frames), dtype=np.bool_))
 
-    return list(batches())
+    return [batch(step) for step in range(BATCHES)]

@@ -17,16 +17,22 @@ from pipelines.tracking.experiment import LoggedRun, search, settled
 from pipelines.tracking.life import ALIVE, OWNER, SILENT, is_dead, signs
 from pipelines.tracking.server import Server
 from tests.support.runs import die, experiment_in
-from vop.config import ConfigError
+from vop.config import ConfigError, Experiment
+
+
+def deserted(folder: Path) -> Experiment:
+    """An experiment with a RUNNING run whose process is gone."""
+    experiment = experiment_in(folder)
+    process = get_context("spawn").Process(target=die, args=(str(folder),))
+    process.start()
+    process.join()
+    assert process.exitcode == 9
+    return experiment
 
 
 @pytest.mark.usefixtures("slow")
 def test_the_next_command_ends_the_run_of_a_process_that_is_gone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    experiment = experiment_in(tmp_path)
-    process = get_context("spawn").Process(target=die, args=(str(tmp_path),))
-    process.start()
-    process.join()
-    assert process.exitcode == 9
+    experiment = deserted(tmp_path)
     with tracked_run(experiment) as run:
         found = {found.id: found for found in logged_runs(experiment.tracking)}
         assert found.pop(run.id).status == "RUNNING", "its process lives"
@@ -38,10 +44,7 @@ def test_the_next_command_ends_the_run_of_a_process_that_is_gone(tmp_path: Path,
 
 @pytest.mark.usefixtures("slow")
 def test_a_run_that_ends_while_it_is_looked_at_stays_as_it_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    experiment = experiment_in(tmp_path)
-    process = get_context("spawn").Process(target=die, args=(str(tmp_path),))
-    process.start()
-    process.join()
+    experiment = deserted(tmp_path)
 
     def ends(server: Server, experiment_id: str, wanted: str = "") -> list[LoggedRun]:
         found = search(server, experiment_id, wanted)
