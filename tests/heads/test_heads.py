@@ -10,20 +10,19 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tests.model.test_model import CLIP_MEAN, CLIP_STD, TINY, disturb, random_captions, random_videos
 from tests.support import oracle, oracle_heads
-from vop.config import BackboneConfig, ConfigError, kinds, load_experiment
+from tests.support.tiny import CLIP_MEAN, CLIP_STD, TINY, disturb, random_captions, random_videos, tiny_clip
+from vop.config import ConfigError, kinds, load_experiment
 from vop.errors import AdapterError
 from vop.heads import xpool
 from vop.heads.mean import Head as Mean
 from vop.model.adapter import adapter_of, load_adapter, save_adapter
-from vop.model.backbone import Backbone, load_backbone
+from vop.model.backbone import Backbone
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model, shape_of_model
 from vop.retriever import Retriever
@@ -57,12 +56,7 @@ class TestHeads(HeadContract):
 
 @pytest.fixture(scope="module", params=TINY)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    path = tmp_path_factory.mktemp("configs") / f"{request.param}.json"
-    path.write_text(json.dumps(TINY[request.param]))
-    open_clip.add_model_config(path)
-    backbone = load_backbone(BackboneConfig(name=request.param, pretrained="random"))
-    disturb(p for name, p in backbone.clip.named_parameters() if name != "logit_scale")
-    return backbone
+    return tiny_clip(request.param, tmp_path_factory.mktemp("configs"))
 
 
 def made(backbone: Backbone, *overrides: str) -> RetrievalModel:

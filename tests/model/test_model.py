@@ -4,39 +4,29 @@ from __future__ import annotations
 
 import copy
 import dataclasses
-import json
 import math
-from collections.abc import Iterable
 
-import open_clip
 import pytest
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from tests.support import oracle
+from tests.support.tiny import (
+    CLIP_MEAN,
+    CLIP_STD,
+    TINY,
+    assert_meets,
+    disturb,
+    random_captions,
+    random_videos,
+    tiny_clip,
+)
 from vop.config import BackboneConfig, ConfigError, kinds, load_experiment
 from vop.model.backbone import Backbone, load_backbone
 from vop.model.block import run_block
-from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model
 from vop.testing import TuningContract, VideoPromptContract
-
-TINY = {
-    "tiny-even": {
-        "embed_dim": 24,
-        "vision_cfg": {"image_size": 32, "layers": 4, "width": 32, "head_width": 16, "patch_size": 16},
-        "text_cfg": {"context_length": 24, "vocab_size": 100, "width": 32, "heads": 2, "layers": 4},
-    },
-    "tiny-odd": {
-        "embed_dim": 20,
-        "quick_gelu": True,
-        "vision_cfg": {"image_size": 48, "layers": 5, "width": 48, "head_width": 16, "patch_size": 12},
-        "text_cfg": {"context_length": 16, "vocab_size": 100, "width": 24, "heads": 3, "layers": 3},
-    },
-}
-START, END = 98, 99  # of the tiny vocabulary
-CLIP_MEAN, CLIP_STD = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
 
 SHARED = "video_prompt.name=shared"
 POSITION = "video_prompt.name=position"
@@ -52,20 +42,7 @@ def split(layer: int) -> str:
 
 @pytest.fixture(scope="module", params=TINY)
 def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Backbone:
-    """A tiny random CLIP, away from its initial values: there most biases are 0 and most scales 1."""
-    path = tmp_path_factory.mktemp("configs") / f"{request.param}.json"
-    path.write_text(json.dumps(TINY[request.param]))
-    open_clip.add_model_config(path)
-    backbone = load_backbone(BackboneConfig(name=request.param, pretrained="random"))
-    disturb(p for name, p in backbone.clip.named_parameters() if name != "logit_scale")
-    return backbone
-
-
-def disturb(parameters: Iterable[Tensor], std: float = 0.1) -> None:
-    generator = torch.Generator().manual_seed(1)
-    with torch.no_grad():
-        for parameter in parameters:
-            parameter += torch.randn(parameter.shape, generator=generator) * std
+    return tiny_clip(request.param, tmp_path_factory.mktemp("configs"))
 
 
 def make(backbone: Backbone, *overrides: str, frames: int = 3) -> RetrievalModel:
@@ -79,21 +56,6 @@ def make_prompted(backbone: Backbone, *overrides: str, frames: int = 3) -> Retri
     model = make(backbone, *overrides, frames=frames)
     disturb(model.trainable().values(), 0.2)
     return model
-
-
-def random_videos(model: RetrievalModel, count: int, frames: int = 3) -> Tensor:
-    size = model.backbone.size
-    return torch.randint(0, 256, (count, frames, size, size, 3), dtype=torch.uint8)
-
-
-def random_captions(model: RetrievalModel, lengths: list[int]) -> Tensor:
-    """Captions of so many tokens, both ends included; 0 stands for as many as fit."""
-    room = model.backbone.context_length - model.text.shift
-    tokens = torch.zeros(len(lengths), room, dtype=torch.int64)
-    for row, length in zip(tokens, lengths, strict=True):
-        length = length or room
-        row[:length] = torch.tensor([START, *torch.randint(1, START, (length - 2,)).tolist(), END])
-    return tokens
 
 
 def embed(model: RetrievalModel, pixels: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -164,15 +126,7 @@ def test_agrees_with_the_slow_reference(tiny: Backbone, variant: str) -> None:
     slow_text = oracle.text_embeddings(model.clip, named, experiment, tokens)
     slow_video = oracle.video_embeddings(model.clip, named, experiment, normalized, mask)
     text, video = model(pixels, mask, tokens)
-    torch.testing.assert_close(text.double(), slow_text, atol=1e-5, rtol=0)
-    torch.testing.assert_close(video.double(), slow_video, atol=1e-5, rtol=0)
-
-    trainable = model.trainable()
-    gradients = torch.autograd.grad(contrastive_loss(text @ video.T * 10), list(trainable.values()))
-    expected = torch.autograd.grad(contrastive_loss(slow_text @ slow_video.T * 10), list(trainable.values()))
-    for name, gradient, slow in zip(trainable, gradients, expected, strict=True):
-        assert slow.norm() > 1e-6, f"{name} has no part in the result"
-        assert (gradient - slow).norm() <= 1e-4 * slow.norm(), name
+    assert_meets(model, (text, video), (slow_text, slow_video))
 
 
 def test_the_papers_kinds_of_prompt_meet_the_slow_reference() -> None:
