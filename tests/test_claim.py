@@ -78,6 +78,7 @@ def together(*calls: Callable[[], object]) -> None:
         thread.join()
 
 
+@pytest.mark.usefixtures("slow")
 def test_two_never_have_it_at_once(locks: str, tmp_path: Path) -> None:
     inside, most = [0], [0]
 

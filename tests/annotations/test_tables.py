@@ -152,6 +152,7 @@ def test_two_tables_are_one_too_many(tmp_path: Path) -> None:
         own(tmp_path)
 
 
+@pytest.mark.usefixtures("slow")
 @settings(max_examples=300, deadline=None)
 @given(
     st.one_of(

@@ -20,6 +20,7 @@ from tests.chaos.stores import KINDS as STORES
 KILLS = int(os.environ.get("VOP_KILLS", "1"))
 
 
+@pytest.mark.usefixtures("slow")
 @pytest.mark.parametrize(("name", "do"), [kind for kind in (*STORES, *RUNS) if not kind[0].startswith("a shard")])
 def test_the_next_run_gives_the_same_numbers(name: str, do: Callable[[Random, Path], None], tmp_path: Path) -> None:
     for number in range(KILLS if "killed" in name else 1):

@@ -119,6 +119,7 @@ def test_arguments_are_checked_before_heavy_imports() -> None:
         assert not modules & set(HEAVY), command
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_store_that_lacks_nothing_and_a_plan_need_no_ray_and_no_mlflow(videos: Path, tmp_path: Path) -> None:
     """Prepared, the store is only read, without torch too; a search embeds its texts and imports nothing else."""
     tree = recipe(videos, tmp_path)

@@ -54,6 +54,7 @@ def requests(experiment: Experiment, far: Far) -> int:
     return far.requests
 
 
+@pytest.mark.usefixtures("slow")
 def test_a_training_on_a_ready_store_asks_little_at_any_number_of_shards(
     videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -66,6 +67,7 @@ def test_a_training_on_a_ready_store_asks_little_at_any_number_of_shards(
     assert counts[10] == counts[100] < 40, counts
 
 
+@pytest.mark.usefixtures("slow")
 def test_videos_are_read_at_once_and_come_in_order(videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with far_away(tmp_path) as far:
         done = prepare(stored(videos, tmp_path, 48, monkeypatch), SIZE)

@@ -206,6 +206,7 @@ def test_a_key_that_is_named_is_one(page: str, key: str, value: str) -> None:
         load_experiment("", [key + value])
 
 
+@pytest.mark.usefixtures("slow")
 def test_generated_parts_are_up_to_date() -> None:
     done = subprocess.run(
         [sys.executable, "docs/generate.py", "--check"], cwd=ROOT, capture_output=True, text=True, check=False

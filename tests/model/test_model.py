@@ -46,9 +46,7 @@ def tiny(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
 
 
 def make(backbone: Backbone, *overrides: str, frames: int = 3) -> RetrievalModel:
-    """A model on a copy of the CLIP: some protocols change it."""
-    experiment = load_experiment({"frames": {"count": frames}}, overrides)
-    return build_model(experiment, dataclasses.replace(backbone, clip=copy.deepcopy(backbone.clip)))
+    return build_model(load_experiment({"frames": {"count": frames}}, overrides), backbone)
 
 
 def make_prompted(backbone: Backbone, *overrides: str, frames: int = 3) -> RetrievalModel:
@@ -118,8 +116,8 @@ ORACLE = {
 @pytest.mark.parametrize("variant", ORACLE)
 def test_agrees_with_the_slow_reference(tiny: Backbone, variant: str) -> None:
     model = make_prompted(tiny, *ORACLE[variant])
-    pixels, tokens = random_videos(model, 3), random_captions(model, [4, 0, 2])
-    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    pixels, tokens = random_videos(model, 2), random_captions(model, [4, 0])
+    mask = torch.tensor([[True, True, True], [True, True, False]])
 
     normalized = ((pixels / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 1, 4, 2, 3)
     named, experiment = dict(model.named_parameters()), load_experiment({}, ORACLE[variant])

@@ -128,6 +128,7 @@ def test_the_split_keeps_its_share_of_the_depth() -> None:
     assert all(overrides_of(name, 24) == METHODS[name] for name in METHODS if "^F" not in name.replace("^FFN", ""))
 
 
+@pytest.mark.usefixtures("slow")
 def test_the_table_of_another_backbone() -> None:
     """The toy CLIP: 12 + 12 layers of width 64, 8 prompts in each."""
     result = CliRunner().invoke(app, ["methods", "backbone.name=ViT-toy"])

@@ -213,11 +213,10 @@ def transformer_layer(block: Any, tokens: list[Tensor], causal: bool = False) ->
     attended = attention(normed, *fused, *out, heads=attn.num_heads, causal=causal)
     tokens = [token + change for token, change in zip(tokens, attended, strict=True)]
     activation = quick_gelu if type(mlp.gelu).__name__ == "QuickGELU" else gelu
-    outputs = []
-    for token in tokens:
-        inner = number(mlp.c_fc.weight) @ layer_norm(block.ln_2, token) + number(mlp.c_fc.bias)
-        outputs.append(token + number(mlp.c_proj.weight) @ activation(inner) + number(mlp.c_proj.bias))
-    return outputs
+    rise, rise_bias = number(mlp.c_fc.weight), number(mlp.c_fc.bias)
+    fall, fall_bias = number(mlp.c_proj.weight), number(mlp.c_proj.bias)
+    normed = [layer_norm(block.ln_2, token) for token in tokens]
+    return [token + fall @ activation(rise @ row + rise_bias) + fall_bias for token, row in zip(tokens, normed, strict=True)]
 
 
 def attention(

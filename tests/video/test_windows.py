@@ -73,6 +73,7 @@ def test_a_file_is_decoded_once_whatever_the_windows(long: Path, stride: float, 
     assert sum(map(len, windows)) == len(rule.spans(8.2))
 
 
+@pytest.mark.usefixtures("slow")
 def test_memory_does_not_grow_with_the_length(tmp_path: Path) -> None:
     peaks = []
     for count in (200, 800):

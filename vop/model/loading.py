@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from os.path import expanduser
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from vop.config import BackboneConfig, ConfigError
+from vop.fingerprint import fingerprint
 from vop.messages import one_line
 from vop.model.architecture import FILE, NOT_A_VIT, PACKAGED, RANDOM, model_config, quick_gelu_of, refusal_of, tags_of
 from vop.model.walkers import refusal
@@ -27,14 +29,15 @@ FROM_TRANSFORMERS = (
 
 
 def shape_of(config: BackboneConfig) -> nn.Module:
-    """The model on torch's meta device. Raises ConfigError where prompts cannot enter it; nothing is downloaded."""
+    """The model on torch's meta device, not to be changed. Raises ConfigError where prompts cannot enter it; nothing is
+    downloaded.
+    """
     known = model_config(config.name)
     quick_gelu_of(config)
     if reason := refusal_of(known):
         raise ConfigError(NOT_A_VIT.format(config.name, reason))
     try:
-        with torch.device("meta"):
-            clip = _build(config.name, bool(config.quick_gelu), device="meta")
+        clip = _shape(config.name, bool(config.quick_gelu), fingerprint(known))
     except (TypeError, ValueError, KeyError, AttributeError, AssertionError, RuntimeError) as error:
         raise ConfigError(f"backbone.name: open_clip cannot build {config.name}: {one_line(error)}") from error
     if reason := refusal(clip):
@@ -60,6 +63,12 @@ def file_of(config: BackboneConfig) -> Path | None:
         files = (Path(expanduser(config.pretrained)), PACKAGED / config.pretrained)
         return next((file for file in files if file.is_file()), None)
     return None
+
+
+@lru_cache(maxsize=8)
+def _shape(name: str, quick_gelu: bool, _architecture: str) -> nn.Module:
+    with torch.device("meta"):
+        return _build(name, quick_gelu, device="meta")
 
 
 def _build(name: str, quick_gelu: bool, pretrained: str | None = None, device: str = "cpu") -> nn.Module:
