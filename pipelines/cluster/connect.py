@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-import shutil
 import socket
 import sys
 import threading
@@ -29,23 +28,17 @@ import ray
 from ray._private import ray_constants, ray_logging
 from ray._private import utils as ray_utils
 
+from pipelines.cluster import scratch
+from pipelines.cluster.scratch import ResourceError as ResourceError
 from pipelines.cluster.stop import stoppable, take_signals
 from vop.config import ResourcesConfig
-from vop.errors import VopError
 from vop.messages import show
 
 logger = logging.getLogger(__name__)
 LOG_LEVEL = "VOP_LOG_LEVEL"  # of the workers of this program, as in the driver
 TOKEN = secrets.token_hex(32)  # of the clusters that this process starts; Ray keeps the first that it sees
-SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store"  # below its temporary folder
-SOCKET_BYTES = 107  # that a path of a socket may have
 ENDING = 5.0  # seconds at most for threads to end
-ROOM_MIB = 100  # of logs, for a short run
 ROLE = "vop-role"  # the label of nodes: decode or train; `ray start --labels`, or `labels` in cluster.yaml
-
-
-class ResourceError(VopError, RuntimeError):
-    """The cluster is short of something; the message says what is asked for and what there is."""
 
 
 @contextmanager
@@ -75,7 +68,8 @@ def _initialized(address: str) -> Iterator[None]:
         try:
             _init(address)
             take_signals()
-            yield
+            with nullcontext() if address else scratch.with_room():
+                yield
         finally:
             _end()
 
@@ -94,7 +88,7 @@ def _end() -> None:
 def _init(address: str) -> None:
     """ray.init, with one sentence for what the system refuses."""
     if not address:
-        _check_room()
+        scratch.check_room()
         logger.info("starting Ray on this machine")
         os.environ.setdefault("RAY_raylet_start_wait_time_s", "120")  # on a busy machine 30 are too few
     # Ray's own switch for machines that are no part of a cluster: every process that is started binds to 127.0.0.1.
@@ -107,28 +101,11 @@ def _init(address: str) -> None:
     except Exception as error:  # Ray raises many kinds, and the bare one where a machine is too busy to start it
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         where = f"RAY_ADDRESS={address}: no connection to this cluster" if address else "Ray did not start on this machine"
-        raise ResourceError(f"{where}: {first[:500]}; its log files are in {_temporary()}/ray/session_latest/logs") from error
+        raise ResourceError(
+            f"{where}: {first[:500]}; its log files are in {scratch.folder()}/ray/session_latest/logs"
+        ) from error
     finally:
         os.environ.pop("RAY_GCS_SERVER_PORT", None)  # of this cluster alone
-
-
-def _temporary() -> str:
-    """Where Ray puts its sockets and logs."""
-    return os.environ.get("RAY_TMPDIR") or (os.environ.get("TMPDIR") if sys.platform == "linux" else "") or "/tmp"
-
-
-def _check_room() -> None:
-    """Raises ResourceError where Ray could not put its sockets and logs."""
-    place = _temporary()
-    hint = "set RAY_TMPDIR to another folder"
-    if not os.path.isdir(place) or not os.access(place, os.W_OK | os.X_OK):
-        raise ResourceError(f"Ray's files go to {place}, which is not a folder that can be written to: {hint}")
-    longest = len(os.fsencode(place)) + len(SOCKET)
-    if longest > SOCKET_BYTES:
-        raise ResourceError(f"Ray's sockets go below {place}, a path that is {longest - SOCKET_BYTES} bytes too long: {hint}")
-    free = shutil.disk_usage(place).free
-    if free < ROOM_MIB * 2**20:
-        raise ResourceError(f"Ray's files go to {place}, where {free / 2**20:.0f} MiB are free; it needs {ROOM_MIB}: {hint}")
 
 
 def _check_answers(address: str) -> None:

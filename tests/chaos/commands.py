@@ -6,7 +6,7 @@ The next command runs in this process. What it must end with are the numbers of 
 from __future__ import annotations
 
 import time
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from functools import cache
 from pathlib import Path
 from random import Random
@@ -20,7 +20,7 @@ from pipelines.tracking import LoggedRun, logged_runs
 from pipelines.train.resume import resume
 from pipelines.train.run import run_experiment
 from tests.chaos.kind import Kind
-from tests.chaos.stores import SIZE, videos
+from tests.chaos.stores import SIZE, fill, full_disk, videos
 from tests.support.commands import command, wait_for
 from tests.support.recipe import recipe
 from tests.support.runs import points
@@ -75,6 +75,33 @@ def ends_right(experiment: Experiment, work: Path) -> None:
     is_clean(experiment, work)
 
 
+def three_commands(rng: Random, work: Path) -> None:
+    """Three identical commands at once in an empty folder: each trains, and each has the right numbers."""
+    right()
+    (experiment, words), logs = a_training(work), [work / f"log{number}" for number in range(3)]
+    with ExitStack() as commands:
+        processes = [commands.enter_context(command(words, log)) for log in logs]
+        for process, log in zip(processes, logs, strict=True):
+            assert process.wait(600) == 0, log.read_text()
+    runs = logged_runs(experiment.tracking)
+    assert [run.status for run in runs] == ["FINISHED"] * 3
+    assert [points(experiment, run) for run in runs] == [right()] * 3
+    is_clean(experiment, work)
+
+
+def full_at_rays_folder(rng: Random, work: Path) -> None:
+    """The disk of Ray's own files fills up while a training is at work: it ends well, or it fails and is gone on with."""
+    right()
+    (experiment, words), log = a_training(work), work / "log"
+    event, more = rng.choice(EVENTS), rng.uniform(0, MORE)
+    with full_disk(work / "ray", 120_000) as disk, command(words, log, RAY_TMPDIR=str(disk)) as process:
+        wait_for(lambda: list(work.glob(event)), process, log)
+        time.sleep(more)
+        fill(disk)
+        assert process.wait(600) in (0, 1, 2), log.read_text()
+    ends_right(experiment, work)
+
+
 def is_clean(experiment: Experiment, work: Path) -> None:
     """Nothing partial, unsent or claimed is left, and the store is whole."""
     left = [path for pattern in ("*partial*", "unsent-*", ".claim") for path in work.rglob(pattern)]
@@ -103,4 +130,6 @@ def driver_killed(rng: Random, work: Path) -> None:
 
 KINDS: list[Kind] = [
     ("a training: its driver killed", driver_killed),
+    ("a training: three commands at once", three_commands),
+    ("a training: a full disk at Ray's folder", full_at_rays_folder),
 ]

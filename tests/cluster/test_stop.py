@@ -14,7 +14,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from pipelines.cluster import connect
+from pipelines.cluster import connect, scratch
 from pipelines.cluster.connect import ResourceError, connected
 from pipelines.cluster.stop import Stopped, stoppable, take_signals
 
@@ -120,3 +120,12 @@ def test_where_ray_cannot_put_its_files(tmp_path: Path, monkeypatch: pytest.Monk
     with pytest.raises(ResourceError, match=r"/tmp, where 5 MiB are free; it needs 100"), connected():
         pass
     assert "RAY_AUTH_TOKEN" not in os.environ
+
+
+def test_a_disk_that_fills_up_below_rays_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_TMPDIR", "/tmp")
+    monkeypatch.setattr(scratch, "LOOK", 0.01)
+    free = iter([2**20, 2**20, 0])
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: shutil._ntuple_diskusage(1, 1, next(free)))  # type: ignore[attr-defined]
+    with pytest.raises(ResourceError, match=r"/tmp, whose disk is full"), stoppable(), scratch.with_room():
+        time.sleep(30)
