@@ -10,7 +10,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from pipelines.cluster.stop import Stopped
 from vop.errors import VopError
 
 SOCKET = "/ray/session_2026-01-01_00-00-00_000000_1000000/sockets/plasma_store"  # below its temporary folder
@@ -65,7 +64,7 @@ def with_room() -> Iterator[None]:
     threading.Thread(target=watch, name="room for Ray", daemon=True).start()
     try:
         yield
-    except Stopped:
+    except KeyboardInterrupt:  # Ray makes a bare one of Stopped, in calls that wait
         if not full.is_set():
             raise
         raise ResourceError(f"Ray's files go to {place}, whose disk is full: make room there, or {HINT}") from None
