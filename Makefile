@@ -25,10 +25,10 @@ demo: setup
 sweep-demo: setup
 	$(BIN)/python -m pipelines.cli.sweep_demo
 
-# Everything. Tests without Ray share the cores; the others run after them, one by one, on one Ray.
+# Everything. Tests without Ray share the cores; the others, which wait much, run after them on two Rays.
 test: setup
 	$(PARALLEL) -m "not ray"
-	$(BIN)/python -m pytest -m ray --durations=20
+	$(BIN)/python -m pytest -m ray -n 2 --dist worksteal --durations=20
 
 # The loop of a change: style, types, and the tests that need no Ray and no more than two seconds.
 check: lint

@@ -98,6 +98,19 @@ def heads(
 
 
 @commands.command()
+def index(
+    windows: Annotated[int, typer.Option(min=1000, help="so many, in ten steps")] = 1_000_000,
+    output: Output = None,
+) -> None:
+    """An index that grows: what building costs, and what a query costs against exact search; about fifteen minutes."""
+    from pipelines.throughput.index import measure
+
+    rows = measure(windows)
+    print_rows("throughput index", rows)
+    _write(output, ["index", f"--windows={windows}"], rows)
+
+
+@commands.command()
 def serve(
     index: Annotated[str, typer.Argument(help="an index; default: one of random windows, with a ViT-B/32")] = "",
     windows: Annotated[int, typer.Option(min=1, help="so many random ones")] = 100_000,

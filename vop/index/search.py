@@ -30,7 +30,8 @@ logger = logging.getLogger(__name__)
 EVERYTHING = (0.0, float("inf"))
 ANYTHING = "*"
 RANKED = 2000  # windows whose videos a head with a score of its own scores
-BESIDE = 20  # windows on each side of a candidate that are scored too: moments are at most about so long in a large index
+MORE = 2000  # windows that each graph is asked for where fewer made too few moments
+GROWN, BESIDE = 50, 20  # so many best windows, and those on each side of them, are scored: moments grow at most so far
 SAMPLE = 1000  # windows of a large index that are scored for every query, to know what a typical score is
 AT_ONCE = 2**15  # windows whose embeddings are made float32 together
 WHOLE = 1e9  # seconds: longer than any clip
@@ -110,14 +111,21 @@ class Index:
         if bool(text.strip()) == bool(os.fspath(like)) or top < 1:
             raise VideoIndexError(f"search: give a text or like=FILE, one of both, and top at least 1 (given: {text!r}, {top})")
         vector_E, row_S = self._of_text(text) if text.strip() else self._of_example(os.fspath(like))
-        score_N = self._cosines(vector_E, self._wanted(path, duration, time))
-        if row_S is not None:
-            score_N = self._own_scores(row_S, score_N)
-        known = score_N[:: 1 if self._exact else len(self) // SAMPLE]  # of a large index so many are always scored
+        wanted_N, least = self._wanted(path, duration, time), -np.inf if threshold is None else threshold
+        for asked in (CANDIDATES, MORE):
+            score_N = self.cosines(vector_E, wanted_N, asked)
+            if row_S is not None:
+                score_N = self._own_scores(row_S, score_N)
+            found = spans(score_N, self.line, top, least, self._typical(score_N))
+            if len(found) == top or not self.graphs:
+                break
+        return [self._hit(span, path) for span in found]
+
+    def _typical(self, score_N: NDArray[np.float32]) -> float:
+        """The median of the scores, in a large index of a sample."""
+        known = score_N if self._exact else score_N[:: self._step]
         known = known[np.isfinite(known)]
-        typical = float(np.median(known)) if len(known) else -1.0
-        least = -np.inf if threshold is None else threshold
-        return [self._hit(span, path) for span in spans(score_N, self.line, top, least, typical)]
+        return float(np.median(known)) if len(known) else -1.0
 
     def _hit(self, span: Span, path: str) -> Hit:
         first, *others = sorted(self.paths[span.video], key=lambda each: not fnmatch.fnmatchcase(each, path))
@@ -192,28 +200,43 @@ class Index:
         pixels_1FHWC, mask_1F = torch.from_numpy(whole.frames()), torch.from_numpy(whole.mask_WF)
         return window_rows(self.retriever.model, pixels_1FHWC, mask_1F)[0][0].numpy(), None
 
-    def _cosines(self, vector_E: NDArray[np.float32], wanted_N: NDArray[np.bool_]) -> NDArray[np.float32]:
-        """[N], exact where computed; -inf for what is not wanted, lost, or not among the candidates of a large index."""
+    def cosines(
+        self, vector_E: NDArray[np.float32], wanted_N: NDArray[np.bool_], asked: int = CANDIDATES
+    ) -> NDArray[np.float32]:
+        """[N], exact where computed; -inf for what is not wanted or lost.
+
+        Of a large index all but these too: the `asked` windows that each graph names, what is beside the best of them, what no
+        graph covers, and a sample of all.
+        """
         vector_NE = self.vectors
         if self._exact:
             return np.where(wanted_N, np.nan_to_num(vector_NE @ vector_E, nan=-np.inf), -np.inf).astype(np.float32)
-        scored_N = wanted_N
-        if self.graphs and wanted_N.sum() > EXACT:
-            scored_N = wanted_N & self._candidates(vector_E)
         score_N = np.full(len(self), -np.inf, np.float32)
-        for part in np.array_split(np.flatnonzero(scored_N), 1 + int(scored_N.sum()) // AT_ONCE):
-            score_N[part] = np.nan_to_num(vector_NE[part].astype(np.float32) @ vector_E, nan=-np.inf)
+
+        def score(place_M: NDArray[np.int64]) -> None:
+            place_M = place_M[wanted_N[place_M]]
+            for part in np.array_split(place_M, 1 + len(place_M) // AT_ONCE):
+                score_N[part] = np.nan_to_num(vector_NE[part].astype(np.float32) @ vector_E, nan=-np.inf)
+
+        if not self.graphs or np.count_nonzero(wanted_N) <= EXACT:
+            score(np.arange(len(self)))
+            return score_N
+        named_M = self._named(vector_E, asked)
+        score(np.concatenate([named_M, self._uncovered, np.arange(0, len(self), self._step)]))
+        best = named_M[np.argsort(-score_N[named_M], kind="stable")[:GROWN]]
+        score(np.unique(np.clip(best[:, None] + np.arange(-BESIDE, BESIDE + 1), 0, len(self) - 1)))
         return score_N
 
-    def _candidates(self, vector_E: NDArray[np.float32]) -> NDArray[np.bool_]:
-        """What the graphs name and the windows beside it, what no graph covers, and a sample of all."""
-        named = np.concatenate([graph.nearest(vector_E, CANDIDATES) for graph in self.graphs])
+    def _named(self, vector_E: NDArray[np.float32], asked: int) -> NDArray[np.int64]:
+        """The places of the windows that the graphs name."""
+        named = np.concatenate([graph.nearest(vector_E, asked) for graph in self.graphs])
         place = np.minimum(np.searchsorted(self._keys, named), len(self) - 1)
-        place = place[self._keys[place] == named]
-        candidate_N = ~self._covered
-        candidate_N[:: len(self) // SAMPLE] = True
-        candidate_N[np.clip(place[:, None] + np.arange(-BESIDE, BESIDE + 1), 0, len(self) - 1)] = True
-        return candidate_N
+        return np.asarray(place[self._keys[place] == named])
+
+    @property
+    def _step(self) -> int:
+        """From one window of a large index's sample to the next."""
+        return max(1, len(self) // SAMPLE)
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
@@ -221,10 +244,11 @@ class Index:
         return np.concatenate([keys_of(self.table.held[content]) for content in self.contents])
 
     @cached_property
-    def _covered(self) -> NDArray[np.bool_]:
-        """Which windows some graph has."""
+    def _uncovered(self) -> NDArray[np.int64]:
+        """The places of the windows that no graph has."""
         held = [self.table.held[content] for content in self.contents]
-        return np.array([any(graph.covers(each) for graph in self.graphs) for each in held])[self.line.video_N]
+        without_V = np.array([not any(graph.covers(each) for graph in self.graphs) for each in held])
+        return np.flatnonzero(without_V[self.line.video_N])
 
     def _own_scores(self, row_1S: Tensor, cosine_N: NDArray[np.float32]) -> NDArray[np.float32]:
         """What a head with a score of its own gives the videos of the RANKED best windows; -inf for the others."""
