@@ -70,6 +70,13 @@ class RetrievalModel(nn.Module):
         end_B = moved(text_of(self.clip).end(tokens_BT), text_BTE.device)
         return text_BTE, torch.arange(text_BTE.shape[1], device=text_BTE.device) <= end_B[:, None]
 
+    def encode_frame_captions(self, tokens_NT: Tensor, mask_BF: Tensor) -> Tensor:
+        """Token ids of captions of frames, a video's in a row, N = B * F -> what a head has of them in training [B, X]."""
+        prompts_of = self.video.prompts.of_text if self.text.spoken else None
+        text_N1E = self.text(self.clip, tokens_NT, prompts_of=prompts_of, frames_BF=mask_BF).float()
+        with torch.autocast(text_N1E.device.type, enabled=False):
+            return self.head.caption_rows(text_N1E.reshape(*mask_BF.shape, -1), mask_BF)
+
     def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
         """uint8 frames, and a mask that is False where a frame is padding -> the head's rows [B, R], fp32.
 
