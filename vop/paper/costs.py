@@ -41,8 +41,8 @@ def cost_of(experiment: Experiment) -> Cost:
     trained = model.count_trainable()
     model.requires_grad_(False)
     rows = 0 if model.head.dot else SINGLE * model.video_width
-    counted = (_flops(run, 2) - _flops(run, 1) for run in (_video(model), _text(model)))
-    return Cost(trained, *counted, HALF * model.embedding_width + rows)
+    video, text = (_flops(run, 2) - _flops(run, 1) for run in (_video(model), _text(model)))
+    return Cost(trained, video, text, HALF * model.embedding_width + rows)
 
 
 def count_costs(overrides: Sequence[str] = ()) -> dict[str, Cost]:
