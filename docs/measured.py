@@ -16,13 +16,14 @@ from reference import table
 from pipelines.cli.tables import print_results
 from pipelines.report.ablations import AXES, ablation, context_modules, context_roles
 from pipelines.report.cells import Book, book_of
-from pipelines.report.costs import costs as drawn_costs
+from pipelines.report.costs import costs as costs_of_runs
 from pipelines.report.plots import draw
 from pipelines.report.results import read_results
 from pipelines.report.tables import NOT_RUN, Section, figure_1, value
 from pipelines.sweep.space import load_space
 from pipelines.tracking import LoggedRun
 from vop.config import load_experiment, params_of
+from vop.paper.costs import cost_of_method
 from vop.paper.methods import METHODS
 
 DOCS = Path(__file__).resolve().parent
@@ -66,7 +67,9 @@ def results(names: Iterable[str]) -> str:
 @cache
 def costs_section() -> Section:
     """What methods find on toy, and what they cost there."""
-    return drawn_costs(book(), "toy", load_experiment("toy"))
+    recipe = load_experiment("toy").tree()
+    model = {"backbone": recipe["backbone"], "frames": recipe["frames"]}
+    return costs_of_runs(book(), "toy", lambda name: cost_of_method(name, model))
 
 
 def costs() -> str:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from vop.config import Experiment, load_experiment
+from vop.config import Experiment, Tree, load_experiment
 from vop.model.backbone import shape_of_backbone
 from vop.model.retrieval import RetrievalModel, shape_of_model
 from vop.model.walkers import text_of, visual_of
@@ -45,12 +45,16 @@ def cost_of(experiment: Experiment) -> Cost:
     return Cost(trained, video, text, HALF * model.embedding_width + rows)
 
 
+def cost_of_method(name: str, tree: Tree, overrides: Sequence[str] = ()) -> Cost:
+    """Of one of METHODS over a tree of settings, such as backbone and frames, with further overrides."""
+    layers = len(visual_of(shape_of_backbone(load_experiment(tree, overrides).backbone).clip).blocks)
+    way = [f"{key}={value}" for key, value in overrides_of(name, layers).items()]
+    return cost_of(load_experiment(tree, [*overrides, *way]))
+
+
 def count_costs(overrides: Sequence[str] = ()) -> dict[str, Cost]:
     """The cost of every method, with further overrides."""
-    tree = {"backbone": {"pretrained": "random"}}
-    layers = len(visual_of(shape_of_backbone(load_experiment(tree, overrides).backbone).clip).blocks)
-    ways = {name: [f"{key}={value}" for key, value in overrides_of(name, layers).items()] for name in METHODS}
-    return {name: cost_of(load_experiment(tree, [*overrides, *way])) for name, way in ways.items()}
+    return {name: cost_of_method(name, {"backbone": {"pretrained": "random"}}, overrides) for name in METHODS}
 
 
 def _flops(run: Callable[[int], object], items: int) -> int:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
 from pydantic import Field
 from torch import Tensor, nn
 
-from vop.model.precision import exactly
 from vop.prompts import VideoPrompts
 from vop.prompts.position import Config as PositionConfig
 
@@ -43,7 +43,7 @@ class ContextModule(nn.Module):
         """[B, F, D] -> [B, F, width_out]."""
         if isinstance(self.net, nn.LSTM):
             # Outside autocast: torch has no LSTM in bf16 on the CPU.
-            with exactly(cls_BFD):
+            with nullcontext() if cls_BFD.is_meta else torch.autocast(cls_BFD.device.type, enabled=False):
                 out: Tensor = self.net(cls_BFD.float())[0]
             return out
         return torch.as_tensor(self.net(cls_BFD + self.position))

@@ -14,7 +14,6 @@ import torch
 from open_clip.transformer import QuickGELU, ResidualAttentionBlock
 from torch import Tensor, nn
 
-from vop.model.block import run_block
 from vop.prompts import TextShape
 from vop.prompts.dgl import Config as DGLConfig
 from vop.prompts.dgl import Prompts as DGLPrompts
@@ -49,4 +48,4 @@ class Prompts(DGLPrompts):
 
     def _made(self, index: int) -> Tensor:
         """What the block makes of a layer's rows [rows, D]."""
-        return run_block(self.block, self.generic[index].unsqueeze(0)).squeeze(0)
+        return torch.as_tensor(self.block(self.generic[index].unsqueeze(0))).squeeze(0)
