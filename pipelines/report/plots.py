@@ -70,7 +70,7 @@ def _scatter(section: Section) -> Figure | None:
 
 
 def _costs(section: Section) -> Figure | None:
-    """A panel for each cost; what costs nothing stands at the left of a logarithmic axis."""
+    """A panel for each cost; FLOPs are near each other, the others orders apart, and zero stands at the left."""
     found = {name: own.ours for name, own in section.column("R@1").items() if own.ours is not None}
     if not found:
         return None
@@ -80,9 +80,9 @@ def _costs(section: Section) -> Figure | None:
     for axes, column in zip(panels, DRAWN, strict=True):
         cost = section.column(column)
         points = {name: (float(cost[name].ours or 0), score) for name, score in found.items()}
-        least = min((x for x, _ in points.values() if x), default=1.0)
         axes.set(xlabel=column, ylabel="t2v R@1")
-        axes.set_xscale("symlog", linthresh=least) if any(not x for x, _ in points.values()) else axes.set_xscale("log")
+        if "FLOPs" not in column:
+            axes.set_xscale("symlog", linthresh=min((x for x, _ in points.values() if x), default=1.0))
         axes.margins(0.12, 0.16)
         for name, (x, y) in points.items():
             marker, color = ("o", COLORS[0]) if name.startswith("VoP") else ("s", BASELINE)

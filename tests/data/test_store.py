@@ -13,7 +13,7 @@ from pipelines.data.decode import write_shard
 from pipelines.data.lists import index_records
 from pipelines.data.options import store_options
 from pipelines.data.prepare import prepare
-from pipelines.data.reader import batch_of
+from pipelines.data.reader import stream
 from pipelines.data.status import read_status
 from pipelines.data.store import MANIFEST_SCHEMA, Draw, StoreError, manifest, read_manifest, read_videos
 from pipelines.data.tasks import content_key, tasks_of
@@ -112,5 +112,5 @@ def test_captions_of_frames_are_kept_and_a_store_without_them_is_as_before(recor
     told = [replace(records[0], frame_captions=(("a dog", "it runs"),)), *records[1:]]
     written(str(tmp_path), told)
     assert read_manifest(str(tmp_path)) == told
-    batch = batch_of(told, [(0, 0)], 0, np.zeros((1, 2), np.uint8), np.ones((1, 2), np.bool_))
+    batch = next(stream(str(tmp_path), read_manifest(str(tmp_path)), [[(0, 0)]]))
     assert batch.frame_captions == [("a dog", "it runs")] == batch.part(0, 1).frame_captions
