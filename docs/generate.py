@@ -27,6 +27,7 @@ PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 PARTS: dict[str, Callable[[], str]] = {
     "methods": reference.methods,
+    "costs": reference.costs,
     "benchmarks": reference.benchmarks,
     "backbones": reference.backbones,
     "refused-backbones": reference.refused_backbones,
@@ -40,6 +41,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "demo": measured.demo,
     "results-short": lambda: measured.results(measured.SHORT),
     "results": lambda: measured.results(METHODS),
+    "costs-on-toy": measured.costs,
     "ablations": measured.ablations,
     "learning-rates": measured.learning_rates,
     "provenance": measured.provenance,

@@ -7,6 +7,7 @@ import io
 import json
 from collections.abc import Iterable
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -15,12 +16,14 @@ from reference import table
 from pipelines.cli.tables import print_results
 from pipelines.report.ablations import AXES, ablation, context_modules, context_roles
 from pipelines.report.cells import Book, book_of
+from pipelines.report.costs import costs as costs_of_runs
 from pipelines.report.plots import draw
 from pipelines.report.results import read_results
 from pipelines.report.tables import NOT_RUN, Section, figure_1, value
 from pipelines.sweep.space import load_space
 from pipelines.tracking import LoggedRun
 from vop.config import load_experiment, params_of
+from vop.paper.costs import cost_of_method
 from vop.paper.methods import METHODS
 
 DOCS = Path(__file__).resolve().parent
@@ -59,6 +62,19 @@ def results(names: Iterable[str]) -> str:
         rate = "" if cell is None or not cell.entries[0].trains else f"{cell.entries[0].learning_rate:g}"
         rows.append([name, *numbers, seeds, rate])
     return table(["method", *COLUMNS, "seeds", "learning rate"], rows)
+
+
+@cache
+def costs_section() -> Section:
+    """What methods find on toy, and what they cost there."""
+    recipe = load_experiment("toy").tree()
+    model = {"backbone": recipe["backbone"], "frames": recipe["frames"]}
+    return costs_of_runs(book(), "toy", lambda name: cost_of_method(name, model))
+
+
+def costs() -> str:
+    """It as a table, with its figure."""
+    return as_markdown(costs_section())
 
 
 def ablations() -> str:
@@ -186,7 +202,8 @@ def digest() -> str:
 def figures() -> dict[Path, str]:
     """The SVGs of what has numbers, dark on white so that they read on any page."""
     kept = book()
-    sections = [figure_1(kept, "toy"), *(ablation(kept, "toy", axis) for axis in AXES)] if "toy" in kept.protocols else []
+    sections = [figure_1(kept, "toy"), costs_section(), *(ablation(kept, "toy", axis) for axis in AXES)]
+    sections = sections if "toy" in kept.protocols else []
     drawn = {FIGURES / f"{section.slug}.svg": draw(section) for section in sections}
     style = f'<svg style="background: #fff" data-results="{digest()}"'
     return {file: text.replace("currentColor", "#1c2430").replace("<svg", style, 1) for file, text in drawn.items() if text}

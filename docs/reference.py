@@ -22,6 +22,7 @@ from vop.model.architecture import context_length, image_size
 from vop.model.backbone import shape_of_backbone
 from vop.model.preprocess import Preprocess, preprocess_of
 from vop.model.walkers import text_of, visual_of
+from vop.paper.costs import count_costs
 from vop.paper.counts import count_methods
 from vop.paper.methods import paper_key, paper_results
 
@@ -56,6 +57,15 @@ def methods() -> str:
         rows.append([name, *share, paper, rate, code(" ".join(f"{key}={v}" for key, v in count.overrides.items()))])
     about = f"Of the {counts.total:,} parameters of ViT-B/32:\n\n"
     return about + table(["method", "trained", "share", "the paper's way", "paper", "learning rate", "overrides"], rows)
+
+
+def costs() -> str:
+    """`vop methods --costs`."""
+    rows = [
+        [name, f"{cost.trained:,}", f"{cost.video_flops / 1e9:.2f}", f"{cost.text_flops / 1e9:.3f}", f"{cost.index_bytes:,}"]
+        for name, cost in count_costs().items()
+    ]
+    return table(["method", "trained", "a video, GFLOPs", "a text, GFLOPs", "a video in an index, bytes"], rows)
 
 
 def files(folder: Path) -> list[list[str]]:

@@ -93,11 +93,14 @@ def test_a_method_inside_the_blocks_is_one_file(tmp_path: Path) -> None:
 def test_a_strangers_kind_is_found_and_keeps_the_contract(lab: tuple[Path, Path], tmp_path: Path) -> None:
     source, site = lab
     listed = run(["-c", "from vop.config import kinds; print(*kinds('video_prompt'))"], source, site)
-    assert listed.stdout.split() == ["context", "dgl", "drift", "position", "shared"]
+    assert listed.stdout.split() == ["context", "dgl", "dgl-transformer", "drift", "position", "shared"]
     done = run(["-m", "pytest", "-q", "-p", "no:cacheprovider", "test_drift.py"], source, site)
     assert done.returncode == 0 and "passed" in done.stdout, done.stdout + done.stderr
     without = run(["-m", "pipelines", "config", "toy", "video_prompt.name=drift"], tmp_path)
-    assert without.returncode == 2 and "there is no 'drift'; valid names: context, dgl, position, shared" in without.stderr
+    assert (
+        without.returncode == 2
+        and "there is no 'drift'; valid names: context, dgl, dgl-transformer, position, shared" in without.stderr
+    )
 
 
 def test_a_strangers_kind_trains(lab: tuple[Path, Path], own_ray: None, videos: Path, tmp_path: Path) -> None:

@@ -2,10 +2,10 @@
 
 from ray.tune import grid_search
 
-from vop.paper.methods import METHODS
+from vop.paper.methods import ANYWHERE
 
 SPACE = {
-    "method": grid_search([name for name in METHODS if name != "zero-shot"]),
+    "method": grid_search([name for name in ANYWHERE if name != "zero-shot"]),
     "training.learning_rate": grid_search([1e-6, 1e-5, 1e-4, 1e-3, 1e-2]),
 }
 METRIC, MODE = "val/t2v/R1", "max"

@@ -9,7 +9,7 @@ import typer
 
 from pipelines.cli.arguments import AdapterPlace, Overrides, RecipeAndOverrides, Split, recipe_and_overrides
 from pipelines.cli.say import say
-from pipelines.cli.tables import print_methods, print_results
+from pipelines.cli.tables import print_costs, print_methods, print_results
 from pipelines.locations import adapter_folder, check_runs, output_folder, tracking_uri
 from vop.config import load_experiment
 
@@ -28,12 +28,19 @@ def evaluate(
     print_results({Path(adapter).name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
 
 
-def methods(overrides: Overrides = None) -> None:
+def methods(
+    overrides: Overrides = None,
+    costs: Annotated[bool, typer.Option("--costs", help="what they cost to use instead: FLOPs, and bytes in an index")] = False,
+) -> None:
     """List every method with its recipe and what it trains, of ViT-B/32 or of backbone.name=..."""
     load_experiment("", overrides or [])
+    from vop.paper.costs import count_costs
     from vop.paper.counts import count_methods
 
-    print_methods(count_methods(overrides or []))
+    if costs:
+        print_costs(count_costs(overrides or []))
+    else:
+        print_methods(count_methods(overrides or []))
 
 
 def report(

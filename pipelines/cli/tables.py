@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from pipelines.throughput.model import StepCost
     from pipelines.train.plan import Plan
     from vop.config.describe import Key
+    from vop.paper.costs import Cost
     from vop.paper.counts import Counts
 
 GAP = "  "
@@ -125,6 +126,19 @@ def print_methods(counts: Counts) -> None:
         )
     print_table(title, heads, rows, right=heads[1:-1])
     say("The paper's way leaves out CLIP's bare parameters (fused q/k/v and others) and the frame embedding.")
+
+
+def print_costs(costs: Mapping[str, Cost]) -> None:
+    """A row a method: what it trains and what it costs to use."""
+    from vop.paper.costs import WORDS
+
+    heads = ("method", "trained", "GFLOPs of a video", f"of a text of {WORDS} tokens", "bytes of a video in an index")
+    rows = [
+        [name, f"{cost.trained:,}", f"{cost.video_flops / 1e9:.2f}", f"{cost.text_flops / 1e9:.3f}", f"{cost.index_bytes:,}"]
+        for name, cost in costs.items()
+    ]
+    print_table("", heads, rows, right=heads[1:])
+    say("Counted, of one more video or text in a batch; a multiplication and its addition are two.")
 
 
 def print_steps(rows: Iterable[StepCost]) -> None:

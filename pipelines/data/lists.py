@@ -17,7 +17,7 @@ from pyarrow import fs
 
 from pipelines.data.options import StoreOptions
 from pipelines.data.status import write_status
-from pipelines.data.store import FAILED, MANIFEST, MANIFEST_SCHEMA, StoreError, manifest
+from pipelines.data.store import FAILED, MANIFEST, StoreError, manifest, manifest_schema
 from pipelines.data.tasks import Tasks, is_kept, with_status
 from vop.annotations.cells import written
 from vop.benchmarks import Record
@@ -51,11 +51,13 @@ def _manifest(tasks: Tasks) -> pa.Table:
     found = _found(tasks)
     ok, shard = found["ok"].to_pylist(), found["shard"].to_pylist()
     held = [good and is_kept(record, tasks.options.store) for good, record in zip(ok, tasks.records, strict=True)]
-    columns = {name: [getattr(record, name) for record in tasks.records] for name in Record.__dataclass_fields__}
+    schema = manifest_schema(any(record.frame_captions for record in tasks.records))
+    names = Record.__dataclass_fields__.keys() & set(schema.names)
+    columns = {name: [getattr(record, name) for record in tasks.records] for name in names}
     if tasks.options.store:  # else workers read the videos again, and need their addresses whole
         columns["path"] = [masked(record.path) for record in tasks.records]
     columns["shard"] = [name if here else None for name, here in zip(shard, held, strict=True)]
-    rows = pa.table({**columns, **{name: found[name] for name in ("key", "ok", "row")}}, schema=MANIFEST_SCHEMA)
+    rows = pa.table({**columns, **{name: found[name] for name in ("key", "ok", "row")}}, schema=schema)
     return rows.replace_schema_metadata({"store": json.dumps(asdict(tasks.options))})
 
 

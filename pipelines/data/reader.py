@@ -32,6 +32,7 @@ class Batch:
 
     The arrays are numpy's as they are read, and tensors on a GPU once they are copied (`pipelines/train/copies.py`).
 
+    frame_captions: of each pair one for each frame, where the benchmark has them.
     activations_BFLD: what the frozen layers made of the pixels, where that is reused; there are no pixels then.
     """
 
@@ -41,6 +42,7 @@ class Batch:
     mask_BF: Mask | Tensor
     captions: list[str]
     activations_BFLD: NDArray[np.float32] | Tensor | None = None
+    frame_captions: Sequence[tuple[str, ...]] = ()
 
     def part(self, start: int, stop: int) -> Batch:
         """Some of the pairs."""
@@ -52,6 +54,7 @@ class Batch:
             mask_BF=self.mask_BF[rows],
             captions=self.captions[rows],
             activations_BFLD=None if reused is None else reused[rows],
+            frame_captions=self.frame_captions[rows],
         )
 
 
@@ -135,7 +138,9 @@ def read_ahead(start: Callable[[int], Callable[[], T]], steps: Sequence[Sequence
 def batch_of(records: Sequence[Record], pairs: Sequence[Pair], step: int, pixels_BFHWC: Images, mask_BF: Mask) -> Batch:
     """A step of these pairs of records and captions, with their frames."""
     captions = [records[video].captions[caption] for video, caption in pairs]
-    return Batch(step, np.asarray([video for video, _ in pairs]), _pinned(pixels_BFHWC), mask_BF, captions)
+    of_frames = [records[video].frame_captions[caption] for video, caption in pairs if records[video].frame_captions]
+    videos = np.asarray([video for video, _ in pairs])
+    return Batch(step, videos, _pinned(pixels_BFHWC), mask_BF, captions, frame_captions=of_frames)
 
 
 def _pinned(pixels: Images) -> Images:

@@ -47,6 +47,8 @@ MANIFEST_SCHEMA = pa.schema(
     }
 )
 
+FRAME_CAPTIONS = pa.field("frame_captions", pa.list_(pa.list_(pa.string())))  # a last column, where records have them
+
 Images = NDArray[np.uint8]
 Mask = NDArray[np.bool_]
 
@@ -205,6 +207,11 @@ def _version(folder: str) -> str:
     return f"{info.mtime_ns} {info.size}"
 
 
+def manifest_schema(frame_captions: bool) -> pa.Schema:
+    """Of a manifest whose records have captions of frames, or not."""
+    return MANIFEST_SCHEMA.append(FRAME_CAPTIONS) if frame_captions else MANIFEST_SCHEMA
+
+
 def manifest(folder: str) -> pa.Table:
     """A store's manifest. Raises StoreError where there is none, or it cannot be read."""
     return _manifest(folder, _version(folder))
@@ -215,7 +222,8 @@ def _manifest(folder: str, version: str) -> pa.Table:
     place = join(folder, MANIFEST)
     try:
         table = read_whole(place)
-        table = table.select(MANIFEST_SCHEMA.names).cast(MANIFEST_SCHEMA.with_metadata(table.schema.metadata))
+        schema = manifest_schema(FRAME_CAPTIONS.name in table.column_names)
+        table = table.select(schema.names).cast(schema.with_metadata(table.schema.metadata))
         StoreOptions(**json.loads(table.schema.metadata[b"store"]))
     except FileNotFoundError as error:
         raise StoreError(f"{folder} holds no {MANIFEST}: run vop prepare") from error
@@ -228,7 +236,7 @@ def read_manifest(folder: str, split: str = "") -> list[Record]:
     """The records of a store whose videos could be read, in manifest order; of one split or of all."""
     table = manifest(folder)
     return [
-        Record(**{**{name: row[name] for name in Record.__dataclass_fields__}, **_tuples(row)})
+        Record(**{name: _tuples(row[name]) for name in Record.__dataclass_fields__ if name in row})
         for batch in table.to_batches(max_chunksize=1024)
         for row in batch.to_pylist()
         if row["ok"] and split in ("", row["split"])
@@ -241,5 +249,5 @@ def content_keys(folder: str) -> dict[str, str]:
     return dict(zip(table["video_id"].to_pylist(), table["key"].to_pylist(), strict=True))
 
 
-def _tuples(row: dict[str, Any]) -> dict[str, Any]:
-    return {name: tuple(value) for name, value in row.items() if isinstance(value, list)}
+def _tuples(value: Any) -> Any:
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value

@@ -11,6 +11,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pipelines.report.costs import DRAWN
 from pipelines.report.tables import Section
 
 INK = "#010203"  # stands for the page's text colour until the SVG is written
@@ -40,7 +41,7 @@ STYLE = {
 
 def draw(section: Section) -> str:
     """The SVG of a section, "" if it has no drawing or nothing of ours to draw."""
-    painter = {"scatter": _scatter, "bars": _bars, "lines": _lines}.get(section.plot)
+    painter = {"scatter": _scatter, "bars": _bars, "lines": _lines, "costs": _costs}.get(section.plot)
     if painter is None:
         return ""
     with matplotlib.rc_context(STYLE):
@@ -64,6 +65,31 @@ def _scatter(section: Section) -> Figure | None:
             axes.plot(x, y, marker, color=color, markersize=7)
     figure.draw_without_rendering()  # settles where the points are
     for axes, points in zip(panels, (ours, theirs), strict=True):
+        _label(axes, points)
+    return figure
+
+
+def _costs(section: Section) -> Figure | None:
+    """A panel for each cost; FLOPs are near each other, the others orders apart, and zero stands at the left."""
+    found = {name: own.ours for name, own in section.column("R@1").items() if own.ours is not None}
+    if not found:
+        return None
+    figure = Figure(figsize=(9.6, 10.2), layout="constrained")
+    panels: Sequence[Axes] = figure.subplots(len(DRAWN), 1)
+    drawn = []
+    for axes, column in zip(panels, DRAWN, strict=True):
+        cost = section.column(column)
+        points = {name: (float(cost[name].ours or 0), score) for name, score in found.items()}
+        axes.set(xlabel=column, ylabel="t2v R@1")
+        if "FLOPs" not in column:
+            axes.set_xscale("symlog", linthresh=min((x for x, _ in points.values() if x), default=1.0))
+        axes.margins(0.12, 0.16)
+        for name, (x, y) in points.items():
+            marker, color = ("o", COLORS[0]) if name.startswith("VoP") else ("s", BASELINE)
+            axes.plot(x, y, marker, color=color, markersize=6)
+        drawn.append((axes, points))
+    figure.draw_without_rendering()
+    for axes, points in drawn:
         _label(axes, points)
     return figure
 

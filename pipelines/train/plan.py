@@ -15,6 +15,7 @@ from pipelines.data.room import Reused, Room
 from pipelines.data.store import MANIFEST
 from pipelines.data.tasks import Tasks
 from pipelines.locations import check_server, output_folder
+from pipelines.train.captions import check_frame_captions
 from pipelines.train.order import epoch_batches, thin_steps
 from vop.annotations.records import SPLITS, Record
 from vop.config import ConfigError, Experiment
@@ -111,6 +112,7 @@ def _plan(experiment: Experiment, model: RetrievalModel) -> Plan:
     captions = [len(record.captions) for record in train]
     steps = epoch_batches(captions, training.batch_size, experiment.seed, 0, training.captions_per_video)
     if needed:
+        check_frame_captions(model, experiment, train)
         _warn_of_thin_steps(experiment, train, *thin_steps(steps, len(train), training.batch_size), len(steps))
     return Plan(
         videos={split: videos[split] for split in SPLITS},

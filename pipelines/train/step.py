@@ -67,12 +67,15 @@ def rows_of(model: RetrievalModel, batch: Batch | None, precision: str) -> tuple
     """The head's rows of texts and videos of a batch, ([B, S], [B, R]); none for no batch."""
     device = model.clip.logit_scale.device
     if batch is None:
-        width = model.embedding_width if model.head.dot else 0
+        width = model.embedding_width if _is_dot(model) else 0
         nothing = next(iter(model.trainable().values())).sum() * torch.zeros(0, width, device=device)
         return nothing, nothing
     with computing(device, precision):
         text_BE = model.encode_text(model.tokenize(batch.captions))
         mask_BF = torch.as_tensor(batch.mask_BF, device=device)
+        if model.head.captions:
+            tokens_NT = model.tokenize([caption for own in batch.frame_captions for caption in own])
+            text_BE = torch.cat([text_BE, model.encode_frame_captions(tokens_NT, mask_BF)], dim=1)
         if batch.activations_BFLD is not None:
             return text_BE, model.encode_activations(torch.as_tensor(batch.activations_BFLD, device=device), mask_BF)
         return text_BE, model.encode_video(torch.as_tensor(batch.pixels_BFHWC, device=device), mask_BF)
@@ -86,7 +89,7 @@ def _chunks(batch: Batch | None, size: int | None) -> list[Batch]:
 
 def _loss(model: RetrievalModel, own: tuple[Tensor, Tensor], sizes: list[int], rank: int, draw: int) -> Tensor:
     head, device = model.head, own[0].device
-    if head.dot:
+    if _is_dot(model):
         text, video = (gathered(part_BE, sizes, rank) for part_BE in own)
         return model.loss(text @ video.T)
     text, video = (gathered(_as_wide(part, sizes), sizes, rank) for part in own)
@@ -94,6 +97,11 @@ def _loss(model: RetrievalModel, own: tuple[Tensor, Tensor], sizes: list[int], r
         torch.manual_seed(draw)
         loss, extra = model.loss(head.scores(text, video)), head.extra_loss(text, video)
     return loss if extra is None else loss + extra
+
+
+def _is_dot(model: RetrievalModel) -> bool:
+    """Whether a training's rows are what scores are the dot products of, and nothing more."""
+    return model.head.dot and not model.head.captions
 
 
 def _as_wide(own_BR: Tensor, sizes: list[int]) -> Tensor:

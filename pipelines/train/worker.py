@@ -25,6 +25,7 @@ from pipelines.data.store import read_manifest
 from pipelines.data.streaming import training_batches
 from pipelines.score.embed import embed, scores
 from pipelines.tracking import Run
+from pipelines.train.captions import check_frame_captions
 from pipelines.train.checkpoint import best_of, last, save, state_of
 from pipelines.train.copies import Finite, on_device
 from pipelines.train.order import all_batches, share, share_sizes
@@ -105,8 +106,9 @@ def train(job: Job, worker: Worker) -> Adapter:
     torch.set_num_threads(max(1, int(job.cpus)))  # else every worker spins on all cores
     records, validation = read_manifest(store, "train"), read_manifest(store, experiment.training.select)
     steps = all_batches([len(record.captions) for record in records], experiment.training, experiment.seed)
-    data = fingerprint([[record.video_id, *record.captions] for record in (*records, *validation)])
+    data = fingerprint([[record.video_id, *record.captions, *record.frame_captions] for record in (*records, *validation)])
     training = training_of(experiment, build_model(experiment).to(worker.device), sum(len(epoch) for epoch in steps), data)
+    check_frame_captions(training.model, experiment, records)
     _resume(training, Path(job.checkpoints), worker)
     logged = job.run.steps("train/loss") if worker.rank == 0 else set()
     for place, metrics in enumerate(training.history):  # of a process that died between checkpoint and log

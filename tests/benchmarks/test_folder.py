@@ -85,3 +85,13 @@ def test_own_videos_that_are_nowhere(tmp_path: Path) -> None:
 
 def test_three_own_videos_are_enough(tmp_path: Path) -> None:
     assert sorted(record.split for record in read_own(tmp_path, many(3))) == sorted(SPLITS)
+
+
+def test_captions_of_frames_are_parted_by_bars_and_may_be_missing_where_nothing_trains(tmp_path: Path) -> None:
+    head = "video,caption,split,frame_captions\n"
+    found = read_own(
+        tmp_path, head + "a.mp4,one,train,a dog | it runs\na.mp4,two,train,a dog|away\nb.mp4,x,test,\nc.mp4,y,val,\n"
+    )
+    assert [record.frame_captions for record in found] == [(("a dog", "it runs"), ("a dog", "away")), (), ()]
+    with pytest.raises(BenchmarkError, match="line 2: frame_captions has an empty caption: expected one for each frame"):
+        read_own(tmp_path, head + "a.mp4,one,train,a dog||it runs\n")

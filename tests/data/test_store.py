@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,8 +13,9 @@ from pipelines.data.decode import write_shard
 from pipelines.data.lists import index_records
 from pipelines.data.options import store_options
 from pipelines.data.prepare import prepare
+from pipelines.data.reader import stream
 from pipelines.data.status import read_status
-from pipelines.data.store import Draw, StoreError, read_manifest, read_videos
+from pipelines.data.store import MANIFEST_SCHEMA, Draw, StoreError, manifest, read_manifest, read_videos
 from pipelines.data.tasks import content_key, tasks_of
 from tests.support.far import far_away
 from tests.support.recipe import recipe
@@ -102,3 +104,13 @@ def test_a_place_that_pyarrow_does_not_know_is_named(videos: Path, tmp_path: Pat
 def test_draws_depend_on_seed_step_and_video_alone() -> None:
     numbers = [Draw(seed, step).number(video) for seed in (0, 1) for step in (0, 1) for video in ("a", "b")]
     assert len(set(numbers)) == 8 and Draw(1, 0).number("b") == numbers[5]
+
+
+def test_captions_of_frames_are_kept_and_a_store_without_them_is_as_before(records: list[Record], tmp_path: Path) -> None:
+    written(str(tmp_path), records)
+    assert manifest(str(tmp_path)).schema.names == MANIFEST_SCHEMA.names and read_manifest(str(tmp_path)) == records
+    told = [replace(records[0], frame_captions=(("a dog", "it runs"),)), *records[1:]]
+    written(str(tmp_path), told)
+    assert read_manifest(str(tmp_path)) == told
+    batch = next(stream(str(tmp_path), read_manifest(str(tmp_path)), [[(0, 0)]]))
+    assert batch.frame_captions == [("a dog", "it runs")] == batch.part(0, 1).frame_captions

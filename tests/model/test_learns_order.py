@@ -9,9 +9,11 @@ import torch
 from torch import Tensor
 from torchvision.transforms.functional import resize
 
-from vop.config import load_experiment
+from tests.support.tiny import disturb, random_videos
+from vop.config import kinds, load_experiment
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model
+from vop.paper.methods import METHODS, overrides_of
 from vop.toy.videos import DIRECTED, Clip, frames_of, plan
 
 FRAMES, PAIRS = 4, 2
@@ -35,6 +37,11 @@ BLIND = {
     "ia3": (["tuning.name=ia3"], 1e-2),
     "cross-modal": (["tuning.name=cross-modal"], 1e-3),
     "dgl": (["video_prompt.name=dgl"], 1e-2),
+    "discovla": (["tuning.name=discovla"], 1e-3),
+}
+SEES_BY_CONSTRUCTION = {  # of METHODS; all others see frames as a set
+    *("ST-Adapter", "MV-Adapter", "TempMe", "VoP^P", "VoP^C", "VoP^F", "VoP^F+P", "VoP^F+C", "DGL transformer"),
+    *("seqTransf", "seqTransf+WTI", "seqLSTM"),
 }
 
 
@@ -90,6 +97,28 @@ def train(model: RetrievalModel, videos: Tensor, clips: list[Clip], rate: float,
         loss.backward()
         optimizer.step()
     return losses, scores.detach()
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("name", METHODS)
+def test_frames_in_another_order_change_scores_only_where_a_method_sees_order(name: str) -> None:
+    """Of every method and head, away from its start: so the others are right on half of the time pairs."""
+    model = model_of([f"{key}={value}" for key, value in overrides_of(name).items()])
+    disturb(model.trainable().values(), 0.02 if name == "Full" else 0.1)
+    torch.manual_seed(0)
+    videos, mask = random_videos(model, 3, FRAMES), torch.ones(3, FRAMES, dtype=torch.bool)
+    with torch.no_grad():
+        text = model.encode_text(model.tokenize(["a red circle", "a dog", "two green squares grow"]))
+        orders = (range(FRAMES), range(FRAMES - 1, -1, -1), (2, 0, 3, 1))
+        first, *others = (model.head.scores(text, model.encode_video(videos[:, list(order)], mask)) for order in orders)
+    assert first.std() > 1e-4, "it tells videos apart"
+    for other in others:
+        difference = float((other - first).abs().max())
+        assert difference > 1e-4 if name in SEES_BY_CONSTRUCTION else difference < 1e-5, difference
+
+
+def test_every_head_is_in_some_method() -> None:
+    assert {*kinds("head")} == {"mean", *(part for own in METHODS.values() for part in own.get("head.name", "mean").split("+"))}
 
 
 @pytest.mark.usefixtures("slow")

@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from tests.support import oracle_parts
+from tests.support import oracle_discovla, oracle_parts
 from tests.support.families import family
 from tests.support.tiny import CLIP_MEAN, CLIP_STD, TINY, assert_meets, disturb, random_captions, random_videos, tiny_clip
 from vop.config import ConfigError, load_experiment
@@ -21,6 +21,7 @@ from vop.model.retrieval import RetrievalModel, build_model
 from vop.model.walkers import text_of, visual_of
 from vop.tuning import tempme
 
+SLOW = {**oracle_parts.METHODS, "discovla": (oracle_discovla.text, oracle_discovla.video)}
 MASK = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
 DGL = ["video_prompt.name=dgl", "video_prompt.length=3", "text_prompt.length=2", "video_prompt.carried=2"]
 ORACLE = {
@@ -32,6 +33,9 @@ ORACLE = {
     "st-adapter": ["tuning.name=st-adapter", "tuning.st_width=6"],
     "ia3": ["tuning.name=ia3"],
     "dgl": DGL,
+    "dgl-transformer": ["video_prompt.name=dgl-transformer", *DGL[1:]],
+    "discovla": ["tuning.name=discovla"],
+    "discovla wide": ["tuning.name=discovla", "tuning.disco_visual=9", "tuning.disco_width=3", "tuning.rank=2"],
 }
 
 
@@ -65,7 +69,7 @@ def test_agrees_with_the_slow_reference(tiny: Backbone, variant: str) -> None:
     pixels, tokens = random_videos(model, 2), random_captions(model, [4, 0])
     normalized = ((pixels / 255 - torch.tensor(CLIP_MEAN)) / torch.tensor(CLIP_STD)).permute(0, 1, 4, 2, 3)
     parameters = dict(model.named_parameters())
-    of_text, of_video = oracle_parts.METHODS[name]
+    of_text, of_video = SLOW[name]
     extra = [JOINS[len(visual_of(tiny.clip).blocks)]] if name == "tempme" else []
     slow_text = torch.stack([of_text(model.clip, parameters, experiment, ids.tolist()) for ids in tokens])
     slow_video = torch.stack(
@@ -75,7 +79,7 @@ def test_agrees_with_the_slow_reference(tiny: Backbone, variant: str) -> None:
     assert_meets(model, (text, video), (slow_text, slow_video))
 
 
-@pytest.mark.parametrize("name", ["mv-adapter", "st-adapter", "ia3", "tempme", "cross-modal"])
+@pytest.mark.parametrize("name", ["mv-adapter", "st-adapter", "ia3", "tempme", "cross-modal", "discovla"])
 def test_where_training_begins(tiny: Backbone, name: str) -> None:
     """At CLIP; but not what merges, nor what starts at random."""
     clip, model = made(tiny, "tuning.name=zero-shot"), made(tiny, f"tuning.name={name}", std=0)
@@ -83,16 +87,16 @@ def test_where_training_begins(tiny: Backbone, name: str) -> None:
     with torch.no_grad():
         both = [one(pixels, MASK[:2], tokens) for one in (model, clip)]
     same = [torch.allclose(a, b, atol=1e-6, rtol=0) for a, b in zip(*both, strict=True)]
-    assert same == {"tempme": [True, False], "cross-modal": [False, False]}.get(name, [True, True])
+    assert same == {"tempme": [True, False], "discovla": [True, False], "cross-modal": [False, False]}.get(name, [True, True])
 
 
-@pytest.mark.parametrize("variant", ["cross-modal", "ia3", "dgl", "tempme", "mv-adapter", "st-adapter"])
+@pytest.mark.parametrize("variant", [name for name in ORACLE if " " not in name])
 def test_which_can_tell_a_clip_from_its_reverse(tiny: Backbone, variant: str) -> None:
     """On time pairs those that cannot are right on half of the pairs."""
     model = made(tiny, *ORACLE[variant])
     pixels = random_videos(model, 2)
     difference = (embedded(model, pixels) - embedded(model, pixels.flip(1))).norm(dim=-1)
-    if variant in ("cross-modal", "ia3", "dgl"):
+    if variant in ("cross-modal", "ia3", "dgl", "discovla"):
         assert difference.max() < 2e-6
     else:
         assert difference.min() > 1e-4
@@ -124,7 +128,7 @@ def test_in_bf16_it_is_nearly_the_same(tiny: Backbone, variant: str) -> None:
         assert "tempme" in variant or (one * other).sum(-1).min() > 0.99
 
 
-@pytest.mark.parametrize("variant", ["mv-adapter", "st-adapter", "dgl"])
+@pytest.mark.parametrize("variant", ["mv-adapter", "st-adapter", "dgl", "dgl-transformer", "discovla"])
 def test_frames_of_padding_are_not_seen(tiny: Backbone, variant: str) -> None:
     model = made(tiny, *ORACLE[variant])
     pixels = random_videos(model, 3)
@@ -232,6 +236,10 @@ def test_tempme_goes_with_prompts_and_with_adapters_of_single_tokens(tiny: Backb
         (["tuning.name=st-adapter+tempme"], "merges the tokens that another needs frame by frame"),
         (["tuning.name=prompts+tempme", *DGL], "belong to no frame"),
         (["tuning.name=prompts+mv-adapter", *DGL], "belong to no frame"),
+        (["tuning.name=prompts+discovla", *DGL], "belong to no frame"),
+        (["tuning.name=prompts+discovla", "video_encoder.split_layer=2"], "split_layer must be null"),
+        (["tuning.name=prompts+discovla", "text_prompt.suffix=1"], "suffix must be 0"),
+        (["tuning.name=discovla+tempme"], "merges the tokens that another needs frame by frame"),
         (["video_encoder.split_layer=2", *DGL], "video_encoder.split_layer"),
         (["tuning.name=cross-modal", "tuning.cross_shared=40"], "tuning.cross_shared: 40: the towers of"),
     ],
@@ -250,6 +258,8 @@ NEEDS = {
     "st-adapter": "",
     "ia3": "",
     "cross-modal": "",
+    "discovla": "reads and rest",
+    "dgl-transformer": "reads and rest",
 }
 TOWERS = {  # families of towers, and what each has
     "ViT-L-14-CLIPA": "class token",
@@ -270,7 +280,7 @@ def test_every_method_runs_in_a_tower_or_refuses_it_by_name(name: str, tmp_path:
     clip = build_model(load_experiment({"frames": {"count": 2}}, ["tuning.name=zero-shot"]), backbone)
     pixels, mask = random_videos(clip, 2, frames=2), torch.tensor([[True, True], [True, False]])
     for method, needs in NEEDS.items():
-        overrides = DGL if method == "dgl" else [f"tuning.name={method}"]
+        overrides = ORACLE[method] if "dgl" in method else [f"tuning.name={method}"]
         experiment = load_experiment({"frames": {"count": 2}, "backbone": {"name": name}}, overrides)
         if needs not in TOWERS[name]:
             with pytest.raises(ConfigError, match=f"{method}: .*{name}"):

@@ -25,6 +25,7 @@ COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes o
     "Cross-Modal Adapter": (519_168, 519_168),
     "MV-Adapter": (3_325_696, 3_325_696),
     "TempMe": (507_648, 507_648),
+    "DiscoVLA": (561_200, 561_200),
     "VoP text only": (49_152, 49_152),
     "VoP visual only": (73_728, 73_728),
     "VoP": (122_880, 122_880),
@@ -34,13 +35,14 @@ COUNTS = {  # on ViT-B/32: trained, and what the paper's way of counting makes o
     "VoP^F+P": (402_432, 393_216),
     "VoP^F+C": (14_278_656, 14_269_440),
     "DGL": (433_664, 433_664),
+    "DGL transformer": (9_575_168, 9_575_168),
     "X-Pool": (1_316_352 + 122_880,) * 2,
     "WTI": (526_338 + 122_880,) * 2,
     "seqTransf": (12_648_960 + 122_880,) * 2,
     "seqTransf+WTI": (12_648_960 + 526_338 + 122_880,) * 2,
     "seqLSTM": (2_101_248 + 122_880,) * 2,
 }
-HEADS = [name for name in METHODS if "head.name" in METHODS[name]]
+HEADS = [name for name in METHODS if METHODS[name].keys() == {"head.name"}]
 ADDED = [
     "LoRA",
     "IA3",
@@ -48,7 +50,9 @@ ADDED = [
     "Cross-Modal Adapter",
     "MV-Adapter",
     "TempMe",
+    "DiscoVLA",
     "DGL",
+    "DGL transformer",
 ]  # inside the encoders, not in the paper
 NOT_PRINTED = ["zero-shot", *ADDED, "VoP text only", "VoP visual only", *HEADS]
 
@@ -86,13 +90,15 @@ def test_the_papers_way_of_counting_gives_what_the_paper_prints(counts: Counts, 
 def test_a_method_is_made_of_kinds_that_there_are() -> None:
     experiments = [load_experiment({}, [f"{k}={v}" for k, v in overrides.items()]) for overrides in METHODS.values()]
     assert {e.video_prompt.name for e in experiments} == set(kinds("video_prompt"))
-    assert {e.head.name for e in experiments} == {"mean", *(METHODS[name]["head.name"] for name in HEADS)}
+    assert {part for e in experiments for part in e.head.name.split("+")} == set(kinds("head"))
     assert {e.tuning.name for e in experiments} == set(kinds("tuning"))
 
 
 def test_a_head_has_its_row_and_its_file_says_what_it_trains_and_how_fast() -> None:
     named = {METHODS[name]["head.name"]: COUNTS[name][0] - COUNTS["VoP"][0] for name in HEADS}
-    assert {part for name in named for part in name.split("+")} == {*kinds("head")} - {"mean"}
+    assert {part for name in named for part in name.split("+")} == {*kinds("head")} - {"mean", "discovla"}, (
+        "which train nothing"
+    )
     for name, count in named.items():
         for part in name.split("+") if "+" not in name else ():
             said = " ".join((kind("head", part).__doc__ or "").split())
@@ -107,10 +113,25 @@ def test_a_head_has_its_row_and_its_file_says_what_it_trains_and_how_fast() -> N
         (["head.name=wti", "head.weights=none"], 0),
         (["head.name=seqtransf", "head.layers=1"], 3_191_808),
         (["head.name=seqtransf+xpool"], 12_648_960 + 1_316_352),
+        (["head.name=discovla"], 0),
     ],
 )
 def test_what_a_head_alone_trains(overrides: list[str], count: int) -> None:
     bare = {"backbone": {"pretrained": "random"}, "tuning": {"name": "zero-shot"}}
+    assert shape_of_model(load_experiment(bare, overrides)).count_trainable() == count
+
+
+@pytest.mark.parametrize(
+    ("overrides", "count"),
+    [
+        (["tuning.name=discovla", "head.name=discovla", "backbone.name=ViT-B-16"], 561_200),
+        (["tuning.name=discovla"], 491_520 + 4 * (2 * 8 * 768 + 8 + 768)),
+        (["video_prompt.name=dgl-transformer", "video_prompt.length=4", "text_prompt.length=4", "frames.count=6"], 9_353_984),
+    ],
+)
+def test_what_later_methods_train_elsewhere(overrides: list[str], count: int) -> None:
+    """DiscoVLA has no text adapters without captions of frames; DGL's table has rows for each frame."""
+    bare = {"backbone": {"pretrained": "random"}}
     assert shape_of_model(load_experiment(bare, overrides)).count_trainable() == count
 
 
@@ -152,4 +173,9 @@ def test_a_method_is_known_by_its_experiment(name: str) -> None:
 
 
 def test_what_is_no_method_of_the_paper_has_no_name() -> None:
-    assert method_of(load_experiment("", ["text_prompt.length=0", "video_prompt.name=position"]).flat()) == ""
+    for other in (
+        ["text_prompt.length=0", "video_prompt.name=position"],
+        ["tuning.name=discovla"],
+        ["tuning.name=lora", "head.name=wti"],
+    ):
+        assert method_of(load_experiment("", other).flat()) == ""

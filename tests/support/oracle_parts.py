@@ -341,7 +341,10 @@ def dgl_text(clip: Any, parameters: Parameters, experiment: Any, ids: list[int])
     own, tokens = below(parameters, "video.prompts."), words_of(clip, ids)
     P = experiment.text_prompt.length
     for layer, block in enumerate(clip.transformer.resblocks):
-        prompts = [own["project.weight"] @ row + own["project.bias"] for row in own["generic"][layer][:P]]
+        if experiment.video_prompt.name == "dgl-transformer":
+            prompts = [dgl_spoken(own, row) for row in dgl_made(own, clip, layer)[:P]]
+        else:
+            prompts = [own["project.weight"] @ row + own["project.bias"] for row in own["generic"][layer][:P]]
         tokens = [tokens[0], *prompts, *tokens[1:]]
         normed = [layer_norm(block.ln_1, token) for token in tokens]
         tokens = added(tokens, attended(block, normed, normed, causal=True)[0])
@@ -355,7 +358,11 @@ def dgl_video(clip: Any, parameters: Parameters, experiment: Any, pixels_FCHW: T
     own, frames = below(parameters, "video.prompts."), frames_of(clip, pixels_FCHW)
     carried, P = list(own["carried"]), experiment.video_prompt.length
     for layer, block in enumerate(clip.visual.transformer.resblocks):
-        frames = [[tokens[0], *own["generic"][layer][:P], *tokens[1:]] for tokens in frames]
+        prompts = [list(own["generic"][layer][:P])] * len(frames)
+        if experiment.video_prompt.name == "dgl-transformer":
+            rows = dgl_made(own, clip, layer)[2 * experiment.text_prompt.length :]
+            prompts = [rows[f * P : (f + 1) * P] for f in range(len(frames))]
+        frames = [[tokens[0], *prompts[f], *tokens[1:]] for f, tokens in enumerate(frames)]
         normed = [[layer_norm(block.ln_1, token) for token in tokens] for tokens in frames]
         asking = [layer_norm(block.ln_1, token) for token in carried]
         every = [token for tokens, is_real in zip(normed, mask_F, strict=True) if is_real for token in tokens]
@@ -368,6 +375,36 @@ def dgl_video(clip: Any, parameters: Parameters, experiment: Any, pixels_FCHW: T
     return unit(layer_norm(clip.visual.ln_post, carried[0]) @ number(clip.visual.proj))
 
 
+def dgl_made(own: Parameters, clip: Any, layer: int) -> Tokens:
+    """A layer's rows through the block that all layers share, whose heads are 64 wide, or one for all of a narrow tower."""
+    rows = list(own["generic"][layer])
+    D = len(rows[0])
+    heads = max(1, D // 64)
+
+    def linear(name: str, x: Tensor) -> Tensor:
+        return own[f"block.{name}weight"] @ x + own[f"block.{name}bias"]
+
+    normed = [scaled(x, own["block.ln_1.weight"], own["block.ln_1.bias"], 1e-5) for x in rows]
+    query, key, value = zip(*(linear("attn.in_proj_", x).chunk(3) for x in normed), strict=True)
+    out = []
+    for q in query:
+        parts = []
+        for h in range(heads):
+            own_part = slice(h * D // heads, (h + 1) * D // heads)
+            weights = torch.stack([q[own_part] @ k[own_part] for k in key]).div(math.sqrt(D // heads)).softmax(0)
+            parts.append(sum(w * v[own_part] for w, v in zip(weights, value, strict=True)))
+        out.append(linear("attn.out_proj.", torch.cat(parts)))
+    rows = added(rows, out)
+    normed = [scaled(x, own["block.ln_2.weight"], own["block.ln_2.bias"], 1e-5) for x in rows]
+    return added(rows, [linear("mlp.c_proj.", quick_gelu(linear("mlp.c_fc.", x))) for x in normed])
+
+
+def dgl_spoken(own: Parameters, row: Tensor) -> Tensor:
+    """Two layers, to the width of texts."""
+    hidden = quick_gelu(own["project.0.weight"] @ row + own["project.0.bias"])
+    return own["project.2.weight"] @ hidden + own["project.2.bias"]
+
+
 METHODS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "tempme": (tempme_text, tempme_video),
     "cross-modal": (cross_text, cross_video),
@@ -375,4 +412,5 @@ METHODS: dict[str, tuple[Callable[..., Tensor], Callable[..., Tensor]]] = {
     "st-adapter": (plain_text, st_video),
     "ia3": (ia3_text, ia3_video),
     "dgl": (dgl_text, dgl_video),
+    "dgl-transformer": (dgl_text, dgl_video),
 }

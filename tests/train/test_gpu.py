@@ -16,12 +16,12 @@ from pipelines.train.worker import Worker, train_epoch
 from tests.support.steps import TOY, assert_same, batch_of, gradient, model_of
 from vop.config import load_experiment
 from vop.model.retrieval import build_model
-from vop.paper.methods import METHODS, overrides_of
+from vop.paper.methods import ANYWHERE, overrides_of
 from vop.scores.rescoring import compare
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 GPU, PAIRS = torch.device("cuda"), 5
-WAYS = {name: [f"{key}={value}" for key, value in overrides_of(name, 12).items()] for name in METHODS if name != "zero-shot"}
+WAYS = {name: [f"{key}={value}" for key, value in overrides_of(name, 12).items()] for name in ANYWHERE if name != "zero-shot"}
 SYNCS = ("WTI", "seqTransf+WTI", "seqLSTM")  # the lengths of texts, or of videos, decide their work
 
 

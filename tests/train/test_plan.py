@@ -181,3 +181,17 @@ def test_an_adapter_is_held_against_its_model_and_its_videos(folder: Path, tmp_p
     longer = Experiment.model_validate(experiment.tree() | {"text_prompt": {"length": 3}})
     with pytest.raises(AdapterError, match="expected shape"):
         check_scoring(type(adapter)(longer, adapter.backbone, adapter.tensors))
+
+
+def test_captions_of_frames_are_there_before_work_for_what_learns_from_them(folder: Path, tmp_path: Path) -> None:
+    disco = "tuning.name=discovla", "head.name=discovla", "frames.count=2", "text_prompt.length=0", "video_prompt.length=0"
+    with pytest.raises(ConfigError, match="benchmark folder has none: give a table with the column frame_captions"):
+        check(recipe(folder, tmp_path, *disco))
+    check(recipe(folder, tmp_path, *disco, "head.alignment=0", "head.distillation=0"))
+    head, *rows = (folder / "captions.csv").read_text(encoding="utf-8").splitlines()
+    (folder / "captions.csv").write_text("\n".join([f"{head},frame_captions", *(f"{row},a dog|it runs" for row in rows)]))
+    check(recipe(folder, tmp_path, *disco))
+    with pytest.raises(ConfigError, match=r"has 2 of them for a caption, head\.name=discovla needs as many as frames\.count=4"):
+        check(recipe(folder, tmp_path, *disco, "frames.count=4"))
+    with pytest.raises(ConfigError, match=r"frames\.sampling: random"):
+        check(recipe(folder, tmp_path, *disco, "frames.sampling=random"))

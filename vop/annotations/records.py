@@ -22,7 +22,8 @@ class Record:
 
     path: its file (which may turn out to be missing); captions: each is a query of its own; group: a name under which its
     queries are also reported apart; opposite: the video_id of the same clip with time reversed, where there is one; window:
-    the part of the file that is meant, (start, end) in seconds; None: all of it.
+    the part of the file that is meant, (start, end) in seconds; None: all of it; frame_captions: for each of the captions,
+    those of the frames that are sampled, where there are some.
     """
 
     video_id: str
@@ -32,6 +33,7 @@ class Record:
     group: str = ""
     opposite: str = ""
     window: tuple[float, float] | None = None
+    frame_captions: tuple[tuple[str, ...], ...] = ()
 
 
 @dataclass(frozen=True)

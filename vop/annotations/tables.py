@@ -42,11 +42,17 @@ def _not_blank(text: str) -> str:
 Caption = Annotated[str, AfterValidator(_not_blank)]
 
 
-def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = (), encoding: str = "utf-8") -> list[Row]:
+def read_table(
+    path: Path,
+    columns: Sequence[str],
+    optional: Sequence[str] = (),
+    encoding: str = "utf-8",
+    blank: Sequence[str] = (),
+) -> list[Row]:
     """The rows of a table by its extension: .jsonl and .ndjson, .parquet, all else text with separators.
 
-    Each row has the `columns`, and those `optional` ones that the table has, stripped and not empty; other columns are left
-    out. Raises BenchmarkError naming file, line and fault.
+    Each row has the `columns`, and those `optional` ones that the table has, stripped and not empty, but in
+    those that may be `blank`; other columns are left out. Raises BenchmarkError naming file, line and fault.
     """
     expected = f"a table with the columns {', '.join(columns)}" + "".join(f" and, if you like, {name}" for name in optional)
     if path.suffix.lower() == ".parquet":
@@ -56,7 +62,10 @@ def read_table(path: Path, columns: Sequence[str], optional: Sequence[str] = (),
     else:
         names, rows = _separated(path, columns, expected, encoding)
     kept = _kept(path, names, columns, optional, expected)
-    return [(line, {name: _value(path, line, name, row[place]) for name, place in kept.items()}) for line, row in rows]
+    return [
+        (line, {name: _value(path, line, name, row[place], name in blank) for name, place in kept.items()})
+        for line, row in rows
+    ]
 
 
 def read_text(path: Path, what: str, encoding: str = "utf-8") -> str:
@@ -229,9 +238,11 @@ def _kept(path: Path, names: Sequence[str], columns: Sequence[str], optional: Se
     return {name: plain.index(name) for name in wanted}
 
 
-def _value(path: Path, line: int, name: str, value: Any) -> str:
+def _value(path: Path, line: int, name: str, value: Any, blank: bool) -> str:
+    if blank and value is None:
+        return ""
     if not isinstance(value, str):
         raise BenchmarkError(f"{path}, line {line}: {name} must be text, found {json.dumps(value, default=str)[:SHOWN]}")
-    if not value.strip():
+    if not value.strip() and not blank:
         raise BenchmarkError(f"{path}, line {line}: {name} must not be empty")
     return value.strip()

@@ -3,6 +3,9 @@
 The directory may be a URI that pyarrow knows (s3://bucket/videos); the table is a file on this machine: captions.csv, .tsv,
 .jsonl or .parquet (`vop/annotations/tables.py`).
 
+For what learns from captions of frames (`head.name=discovla`) a column `frame_captions` has one for each frame that is sampled,
+in their order, with | between them; it may be empty for rows that do not train.
+
 A video may have several rows, one a caption. Without a split column, a split is made by video with `split_seed`:
 `val_fraction` and `test_fraction` of the videos, the rest for training.
 """
@@ -22,6 +25,7 @@ from vop.benchmarks import BenchmarkError, Record, Split, place_videos, split_of
 from vop.config import BenchmarkConfig
 from vop.places import absolute, is_remote
 
+FRAME_CAPTIONS = "frame_captions"
 EXTENSIONS = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 
 
@@ -45,10 +49,13 @@ def records(config: Config) -> list[Record]:
         raise BenchmarkError(f"benchmark.videos: {place} does not exist: expected a directory of videos")
     table = _table(Path(absolute(config.annotations)) if config.annotations else Path(place))
     captions: dict[str, list[str]] = {}
+    of_frames: dict[str, list[tuple[str, ...]]] = {}
     splits: dict[str, Split] = {}
-    for line, row in read_table(table, ("video", "caption"), ("split",), config.encoding):
+    optional = ("split", FRAME_CAPTIONS)
+    for line, row in read_table(table, ("video", "caption"), optional, config.encoding, blank=(FRAME_CAPTIONS,)):
         video = _inside(row["video"], f"{table}, line {line}")
         captions.setdefault(video, []).append(row["caption"])
+        of_frames.setdefault(video, []).append(_parted(row.get(FRAME_CAPTIONS, ""), f"{table}, line {line}"))
         if "split" in row:
             _set_split(splits, video, row["split"], f"{table}, line {line}")
     if not captions:
@@ -56,7 +63,12 @@ def records(config: Config) -> list[Record]:
     splits = splits or _random_splits(sorted(captions), config)
     paths = place_videos(place, captions)
     _refuse_one_file_in_two_splits(paths, splits)
-    return [Record(video, paths[video], tuple(texts), splits[video]) for video, texts in captions.items()]
+    return [
+        Record(
+            video, paths[video], tuple(texts), splits[video], frame_captions=tuple(own) if any(own := of_frames[video]) else ()
+        )
+        for video, texts in captions.items()
+    ]
 
 
 def _table(place: Path) -> Path:
@@ -76,6 +88,16 @@ def _inside(video: str, where: str) -> str:
     if name.startswith(("../", "/")) or name in ("..", "."):
         raise BenchmarkError(f"{where}: {video}: expected the name of a file below the directory of videos")
     return name
+
+
+def _parted(text: str, where: str) -> tuple[str, ...]:
+    """The captions of frames that a row has."""
+    found = tuple(caption.strip() for caption in text.split("|")) if text else ()
+    if not all(found):
+        raise BenchmarkError(
+            f"{where}: {FRAME_CAPTIONS} has an empty caption: expected one for each frame, with | between them"
+        )
+    return found
 
 
 def _set_split(splits: dict[str, Split], video: str, split: str, place: str) -> None:

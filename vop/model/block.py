@@ -82,9 +82,12 @@ def run_layer(
         mask = with_bias(mask, part.key_bias(context), 0 if prompts_GPD is None else prompts_GPD.shape[1])
     read_BRD = take(normed_BLD, rows)
     turn = None if layer.turn is None else partial(layer.turn, rows=rows)
-    out_BRD, keys_BHLd = attend(layer.attention, read_BRD, normed_BLD, prompts_GPD, mask, turn)
+    out_BRD, keys_BHLd, values_BHLd = attend(layer.attention, read_BRD, normed_BLD, prompts_GPD, mask, turn)
+    context.across = partial(attend_across, layer.attention, keys_BHLd, values_BHLd)
     for part in parts:
         out_BRD = part.after_attention(read_BRD, out_BRD, context)
+    context.across = None
+    del values_BHLd
     same_BRD = read_BRD if normed_BLD is tokens_BLD else take(tokens_BLD, rows)
     tokens_BRD = same_BRD + layer.leave_attention(out_BRD)
     for part in parts:
@@ -173,13 +176,12 @@ def attend(
     prompts_GPD: Tensor | None = None,
     mask: Tensor | None = None,
     turn: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]] | None = None,
-) -> tuple[Tensor, Tensor]:
-    """Multi-head attention of `query` over [prompts | tokens]: [B, R, D], and the keys of the tokens [B, heads, L, d].
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Multi-head attention of `query` over [prompts | tokens]: [B, R, D], and keys and values of the tokens [B, heads, L, d].
 
     mask: as of `step_block`, or what is added to the logits. turn: of queries and keys, as of a `Layer`.
     """
-    B, R, _ = query_BRD.shape
-    weight, bias, A = attn.weight, attn.bias, attn.weight.shape[0] // 3
+    B, weight, bias, A = len(query_BRD), attn.weight, attn.bias, attn.weight.shape[0] // 3
     if query_BRD is tokens_BLD:
         query, key, value = linear(tokens_BLD, weight, bias).chunk(3, dim=-1)
     else:
@@ -198,10 +200,24 @@ def attend(
     query = query if attn.query_norm is None else attn.query_norm(query)
     key = key if attn.key_norm is None else attn.key_norm(key)
     query, key = (query, key) if turn is None else turn(query, key)
-    out_BHRd = F.scaled_dot_product_attention(query, key, value, attn_mask=mask)
-    out_BRA = out_BHRd.transpose(1, 2).reshape(B, R, A)
+    L = tokens_BLD.shape[1]
+    return _attended(attn, query, key, value, mask), key[:, :, -L:], value[:, :, -L:]
+
+
+def attend_across(attn: Attention, key_NHLd: Tensor, value_NHLd: Tensor, query_VQD: Tensor, mask: Tensor | None) -> Tensor:
+    """Attention of other queries over keys and values that there are, those of N / V sequences in a row: [V, Q, D]."""
+    query = linear(query_VQD, attn.weight, attn.bias, slice(attn.weight.shape[0] // 3))
+    query = query.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
+    query = query if attn.query_norm is None else attn.query_norm(query)
+    key, value = (x.unflatten(0, (len(query), -1)).transpose(1, 2).flatten(2, 3) for x in (key_NHLd, value_NHLd))
+    return _attended(attn, query, key, value, mask)
+
+
+def _attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
+    """What queries [B, heads, R, d] get of keys and values: [B, R, D]."""
+    out_BRA = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
     out_BRA = out_BRA if attn.inner_norm is None else attn.inner_norm(out_BRA)
-    return linear(out_BRA, attn.out.weight, attn.out.bias), key[:, :, -tokens_BLD.shape[1] :]
+    return linear(out_BRA, attn.out.weight, attn.out.bias)
 
 
 def feed_forward(mlp: nn.Sequential, tokens_BRD: Tensor) -> Tensor:

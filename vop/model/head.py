@@ -37,10 +37,12 @@ class Head(nn.Module):
 
     tokens: whether `text_rows` sees all places of a text, not the end token alone. dot: whether a score is the dot product of
     two rows, which is then computed without the head. limit: no score is greater, nor below its negative.
+    captions: whether it learns from a caption of each frame; rows are wider in training then, and scores those of their start.
     """
 
     tokens = False
     dot = False
+    captions = False
     limit = 1.0
 
     def __init__(self, config: Any, clip: open_clip.CLIP, frames: int) -> None:
@@ -58,6 +60,10 @@ class Head(nn.Module):
 
         What is random in training belongs into `scores`: rows may be computed twice in a step.
         """
+        raise NotImplementedError
+
+    def caption_rows(self, text_BFE: Tensor, mask_BF: Tensor) -> Tensor:
+        """What stands behind a text's row in training [B, X], from embeddings of the captions of frames; for `captions`."""
         raise NotImplementedError
 
     def scores(self, text_CS: Tensor, video_NR: Tensor) -> Tensor:

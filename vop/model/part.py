@@ -8,6 +8,7 @@ Only walkers know of parts, a block's own forward does not.
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -18,8 +19,12 @@ from torch import Tensor, nn
 class Context:
     """Where a part works, and on what. Each block gets a copy: what a part sets, the blocks above see.
 
-    layer: from 0. frames: F of a video, 1 of a text. tokens: L of a frame, as it enters the tower. class_token: whether a
-    frame's first token stands for it. mask_BF: False where a frame is padding; None: no frame is.
+    layer: from 0. frames: F of a video and of the captions of its frames, 1 of a text. tokens: L of a frame, as it enters the
+    tower. class_token: whether a frame's first token stands for it. mask_BF: False where a frame is padding; None: no frame is.
+    ends_B: of captions of frames, a video's in a row, where each ends; None for texts that stand alone.
+    across: for `after_attention` alone, the block's attention of queries [V, Q, D] of V videos over the tokens of all sequences
+    of each, prompts left out: [V, Q, D]. Its mask is True where a query may look, broadcastable to [V, heads, Q, F * L]. It
+    knows no rotary positions.
     joined: how many frames a sequence has by now, for what merges tokens: its class tokens come first then.
     sizes_BL1: how many tokens each of them stands for; None: one each.
     """
@@ -32,6 +37,8 @@ class Context:
     layer: int = 0
     joined: int = 1
     sizes_BL1: Tensor | None = None
+    ends_B: Tensor | None = None
+    across: Callable[[Tensor, Tensor | None], Tensor] | None = None
 
     def at(self, layer: int) -> Context:
         """The same in another layer."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
+
 import torch
 from torch import Tensor
 
@@ -15,6 +17,11 @@ def computing(device: torch.device, precision: str = "fp32") -> torch.autocast:
     if device.type == "cuda":
         torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
+
+
+def exactly(tensor: Tensor) -> AbstractContextManager[object]:
+    """The context in which what is made of a tensor is not rounded, whatever `computing` says; shapes alone are never."""
+    return nullcontext() if tensor.is_meta else torch.autocast(tensor.device.type, enabled=False)
 
 
 def moved(tensor: Tensor, device: torch.device) -> Tensor:

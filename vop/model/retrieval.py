@@ -14,7 +14,7 @@ from vop.model.backbone import Backbone, shape_of_backbone, shared_backbone
 from vop.model.head import build_head
 from vop.model.loss import contrastive_loss, sigmoid_loss
 from vop.model.part import parts_of
-from vop.model.precision import moved
+from vop.model.precision import exactly, moved
 from vop.model.text_encoder import TextEncoder
 from vop.model.video_encoder import VideoEncoder
 from vop.model.walkers import embedding_width, text_of, visual_of
@@ -60,7 +60,7 @@ class RetrievalModel(nn.Module):
     def encode_text(self, tokens_BT: Tensor) -> Tensor:
         """Token ids -> the head's rows [B, S], fp32; of the default head unit embeddings [B, E]."""
         text_BTE, mask_BT = self.text_places(tokens_BT, self.head.tokens)
-        with torch.autocast(text_BTE.device.type, enabled=False):
+        with exactly(text_BTE):
             return self.head.text_rows(text_BTE, mask_BT)
 
     def text_places(self, tokens_BT: Tensor, every: bool) -> tuple[Tensor, Tensor]:
@@ -69,6 +69,13 @@ class RetrievalModel(nn.Module):
         text_BTE = self.text(self.clip, tokens_BT, every, prompts_of).float()
         end_B = moved(text_of(self.clip).end(tokens_BT), text_BTE.device)
         return text_BTE, torch.arange(text_BTE.shape[1], device=text_BTE.device) <= end_B[:, None]
+
+    def encode_frame_captions(self, tokens_NT: Tensor, mask_BF: Tensor) -> Tensor:
+        """Token ids of captions of frames, a video's in a row, N = B * F -> what a head has of them in training [B, X]."""
+        prompts_of = self.video.prompts.of_text if self.text.spoken else None
+        text_N1E = self.text(self.clip, tokens_NT, prompts_of=prompts_of, frames_BF=mask_BF).float()
+        with exactly(text_N1E):
+            return self.head.caption_rows(text_N1E.reshape(*mask_BF.shape, -1), mask_BF)
 
     def encode_video(self, pixels_BFHWC: Tensor, mask_BF: Tensor) -> Tensor:
         """uint8 frames, and a mask that is False where a frame is padding -> the head's rows [B, R], fp32.
@@ -89,14 +96,14 @@ class RetrievalModel(nn.Module):
     def encode_activations(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
         """The rest of `encode_video`: `activations` -> the head's rows [B, R], fp32."""
         frames_BFE = self.frame_embeddings(tokens_BFLD, mask_BF)
-        with torch.autocast(frames_BFE.device.type, enabled=False):
+        with exactly(frames_BFE):
             return self.head.video_rows(frames_BFE, mask_BF)
 
     def frame_embeddings(self, tokens_BFLD: Tensor, mask_BF: Tensor) -> Tensor:
         """What a head sees of videos: `activations` -> [B, F, E], not normalized, after the head's frame stages."""
         tokens_NLD, frames = tokens_BFLD.flatten(0, 1), tokens_BFLD.shape[1]
         frames_BFE = self.video.upper(self.clip, tokens_NLD, frames, self.frozen_layers, mask_BF).float()
-        with torch.autocast(frames_BFE.device.type, enabled=False):
+        with exactly(frames_BFE):
             for stage in self.stages.values():
                 frames_BFE = stage(frames_BFE, mask_BF)
         return frames_BFE

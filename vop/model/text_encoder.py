@@ -62,12 +62,14 @@ class TextEncoder(nn.Module):
         tokens_BT: Tensor,
         places: bool = False,
         prompts_of: Callable[[int], Tensor] | None = None,
+        frames_BF: Tensor | None = None,
     ) -> Tensor:
         """Token ids, padding after the end token -> text embeddings [B, 1, E], not normalized.
 
         Ids on the host need not wait for a GPU to say how long the longest caption is.
         places: of all places up to the longest caption's end token instead, [B, T, E]; needs `suffix` 0.
         prompts_of: what makes the prompts [1, P, D] of the n-th prompted layer, for `spoken` ones.
+        frames_BF: the texts are captions of the frames of B videos, in a row; False where a frame is padding.
         """
         prompts_of = (lambda index: self.prompts[index].unsqueeze(0)) if prompts_of is None else prompts_of
         text = text_of(clip)
@@ -84,6 +86,8 @@ class TextEncoder(nn.Module):
 
         hidden_BTD = text.embed(tokens_BT) + position_TD[place_T if self.shift else slice(T)]
         context = Context("text", tokens=T)
+        if frames_BF is not None:
+            context = Context("text", frames_BF.shape[1], T, mask_BF=frames_BF, ends_B=end_B)
         # A part that needs every row has them in the last layer too; what is read is taken out of them.
         places_too = places or any(part.every_row for part in parts_of(blocks[-1]))
         for layer, block in enumerate(blocks):

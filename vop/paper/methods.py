@@ -28,6 +28,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "Cross-Modal Adapter": {"tuning.name": "cross-modal"},
     "MV-Adapter": {"tuning.name": "mv-adapter"},
     "TempMe": {"tuning.name": "tempme"},
+    "DiscoVLA": {"tuning.name": "discovla", "head.name": "discovla"},
     "VoP text only": {"video_prompt.length": 0},
     "VoP visual only": {"text_prompt.length": 0},
     "VoP": {"video_prompt.name": "shared"},
@@ -37,6 +38,7 @@ METHODS: dict[str, dict[str, Any]] = {
     "VoP^F+P": {"video_prompt.name": "position", "video_encoder.split_layer": SPLIT_LAYER},
     "VoP^F+C": {"video_prompt.name": "context", "video_encoder.split_layer": SPLIT_LAYER},
     "DGL": {"video_prompt.name": "dgl", "video_prompt.length": 4, "text_prompt.length": 4},
+    "DGL transformer": {"video_prompt.name": "dgl-transformer", "video_prompt.length": 4, "text_prompt.length": 4},
     # On VoP; `head.name` goes with every other method too.
     "X-Pool": {"head.name": "xpool"},
     "WTI": {"head.name": "wti"},
@@ -46,6 +48,8 @@ METHODS: dict[str, dict[str, Any]] = {
 }
 
 
+# Those that learn from any benchmark: DiscoVLA needs captions of frames.
+ANYWHERE = [name for name in METHODS if name != "DiscoVLA"]
 VOP = {"text_prompt.length": 8, "video_prompt.length": 8, "video_prompt.name": "shared"}
 
 
@@ -59,14 +63,18 @@ def overrides_of(name: str, layers: int = 12) -> dict[str, Any]:
 
 def method_of(flat: Mapping[str, Any]) -> str:
     """The method that an experiment (its flat keys) trains, whatever its lengths and layers; "" for none of METHODS."""
-    if (head := flat.get("head.name", "mean")) != "mean":
-        vop = flat["tuning.name"] == "prompts" and _kind(flat) == _kind(VOP)
-        return next((name for name, own in METHODS.items() if vop and own.get("head.name") == head), "")
-    if flat["tuning.name"] != "prompts":
-        return next((name for name, own in METHODS.items() if own.get("tuning.name") == flat["tuning.name"]), "")
+    tuning, head = flat["tuning.name"], flat.get("head.name", "mean")
+    if tuning != "prompts" or head != "mean":
+        vop = tuning != "prompts" or _kind(flat) == _kind(VOP)
+        return next((name for name, own in METHODS.items() if vop and _parts(own) == (tuning, head)), "")
     found = _kind(flat)
     plain = {name: own for name, own in METHODS.items() if not own.keys() & {"tuning.name", "head.name"}}
     return next((name for name, own in plain.items() if _kind({**VOP, **own}) == found), "")
+
+
+def _parts(own: Mapping[str, Any]) -> tuple[str, str]:
+    """Tuning protocol and head of a row."""
+    return own.get("tuning.name", "prompts"), own.get("head.name", "mean")
 
 
 def _kind(flat: Mapping[str, Any]) -> tuple[bool, bool, str, bool]:

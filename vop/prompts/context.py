@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Literal
 
 import torch
@@ -42,7 +43,7 @@ class ContextModule(nn.Module):
         """[B, F, D] -> [B, F, width_out]."""
         if isinstance(self.net, nn.LSTM):
             # Outside autocast: torch has no LSTM in bf16 on the CPU.
-            with torch.autocast(cls_BFD.device.type, enabled=False):
+            with nullcontext() if cls_BFD.is_meta else torch.autocast(cls_BFD.device.type, enabled=False):
                 out: Tensor = self.net(cls_BFD.float())[0]
             return out
         return torch.as_tensor(self.net(cls_BFD + self.position))

@@ -33,7 +33,7 @@ class Prompts(VideoPrompts):
         super().__init__(max(layers, text.layers), max(config.length if layers else 0, text.length), width)
         self.length, self.text_length = config.length, text.length
         self.carried = nn.Parameter(torch.randn(config.carried, width) * INIT_STD) if layers else None
-        self.project = nn.Linear(width, text.width) if text.layers else None
+        self.project: nn.Module | None = nn.Linear(width, text.width) if text.layers else None
 
     def forward(self, index: int, cls_BFD: Tensor) -> Tensor:
         """[1, P, D]."""

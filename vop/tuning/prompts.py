@@ -1,7 +1,7 @@
 """VoP, all variants: only the prompts are trained (Huang et al., CVPR 2023).
 
 On ViT-B/32 122,880 parameters for VoP, 528,384 for VoP^P, 14,257,152 for VoP^C, 132,096 for VoP^F, 402,432 for VoP^F+P,
-14,278,656 for VoP^F+C, and 433,664 for DGL. Default learning rate 0.01.
+14,278,656 for VoP^F+C, 433,664 for DGL and 9,575,168 for its transformer. Default learning rate 0.01.
 """
 
 from __future__ import annotations

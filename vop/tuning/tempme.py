@@ -20,6 +20,7 @@ from torch.nn.utils import parametrize
 
 from vop.config import ConfigError, TuningConfig
 from vop.model.part import Context, Part
+from vop.model.precision import exactly
 from vop.model.walkers import text_of, visual_of
 
 if TYPE_CHECKING:
@@ -106,7 +107,7 @@ def merged(tokens_BLD: Tensor, sizes_BL1: Tensor, metric_BLd: Tensor, classes: i
 
     The `count` that are most alike do, weighted by size. Class tokens stay first; then come sources that stayed, then targets.
     """
-    with torch.no_grad(), torch.autocast(tokens_BLD.device.type, enabled=False):
+    with torch.no_grad(), exactly(tokens_BLD):
         unit_BLd = F.normalize(metric_BLd[:, classes:].float(), dim=-1)
         best_BS, target_BS = (unit_BLd[:, ::2] @ unit_BLd[:, 1::2].mT).max(dim=-1)
         order_BS = best_BS.argsort(dim=-1, descending=True, stable=True)
