@@ -9,7 +9,8 @@ from safetensors.torch import save
 
 from vop.export.folder import ExportError, new_folder, write_json
 from vop.model.adapter import Adapter, write_card
-from vop.model.low_rank import PEFT_CONFIG, PEFT_TENSORS, peft_config, to_peft
+from vop.model.card import PEFT_CONFIG, PEFT_TENSORS
+from vop.model.low_rank import peft_config, to_peft
 from vop.places import told
 
 

@@ -23,8 +23,9 @@ from vop.fingerprint import fingerprint
 from vop.messages import one_line
 from vop.model.architecture import FILE, RANDOM, tags_of
 from vop.model.backbone import Backbone, hash_tensors, shared_backbone
-from vop.model.card import CARD, FORMAT, SHOWN, TENSORS, check_header, file_of, read_card
-from vop.model.low_rank import PEFT_TENSORS, check_config, from_peft, is_peft, peft_shapes
+from vop.model.card import CARD, FORMAT, PEFT_TENSORS, SHOWN, TENSORS, check_header, file_of, read_card
+from vop.model.hub import fetched, is_hub
+from vop.model.low_rank import check_config, from_peft, is_peft, peft_shapes
 from vop.model.preprocess import OPENAI, preprocess_of
 from vop.model.retrieval import RetrievalModel, build_model, shape_of_model
 from vop.places import told
@@ -110,11 +111,11 @@ def write_card(adapter: Adapter, folder: Path) -> None:
 def load_adapter(folder: str | PathLike[str], rest: Experiment | None = None) -> Adapter:
     """Read an adapter, which may be a stranger's: its files decide the model, and are checked against it before it is built.
 
-    Where there is no `adapter.safetensors`, the tensors may be in PEFT's layout (`vop/model/low_rank.py`).
+    folder: or a model of the Hugging Face hub, `hf://ORG/NAME[@REVISION]`. Where there is no `adapter.safetensors`, the tensors may be in PEFT's layout (`vop/model/low_rank.py`).
     rest: the experiment that says all else, and where the weights are if they are a file; by default this program's defaults.
     Raises AdapterError, which names the file and what is wrong with it.
     """
-    folder = Path(expanduser(folder))
+    folder = fetched(str(folder)) if is_hub(folder) else Path(expanduser(folder))
     peft = is_peft(folder)
     for name in (PEFT_TENSORS if peft else TENSORS, CARD):
         file_of(folder, name)

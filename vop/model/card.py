@@ -21,6 +21,7 @@ from vop.messages import one_line
 
 FORMAT = 3
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
+PEFT_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # `vop/model/low_rank.py`
 CARD_BYTES, HEADER_BYTES = 2**20, 2**22
 SHOWN = 500  # characters of what a file says, in a message
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -63,7 +64,7 @@ def read_card(folder: Path) -> Card:
 
 
 def check_header(folder: Path, expected: Mapping[str, list[int]], name: str = TENSORS) -> Path:
-    """The file of an adapter's tensors, called so, whose header says float32 and these shapes. Raises AdapterError, which names it."""
+    """The file of an adapter's tensors, whose header says float32 and these shapes. Raises AdapterError, which names it."""
     file = file_of(folder, name)
     size = file.stat().st_size
     try:

@@ -17,9 +17,8 @@ from torch import Tensor
 
 from vop.config import Experiment
 from vop.errors import AdapterError
-from vop.model.card import CARD_BYTES, SHOWN, TENSORS, file_of, strict_json
+from vop.model.card import CARD_BYTES, PEFT_CONFIG, PEFT_TENSORS, SHOWN, TENSORS, file_of, strict_json
 
-PEFT_CONFIG, PEFT_TENSORS = "adapter_config.json", "adapter_model.safetensors"
 NAME = re.compile(r"clip\.(.+)\.parametrizations\.(\w+)\.0\.(down|up)")
 PREFIX = "base_model.model"
 FUSED = "in_proj_weight"  # of torch's MultiheadAttention, beside which PEFT changes `out_proj`
