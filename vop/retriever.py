@@ -70,9 +70,10 @@ class Retriever:
     ) -> Retriever:
         """A tuned model by its adapter, or zero-shot CLIP by its name.
 
-        model: an adapter's folder or its place on the hub, `hf://ORG/NAME[@REVISION]`, an Adapter, or a CLIP of open_clip: `NAME/TAG` (`ViT-B-16/laion2b_s34b_b88k`), or `NAME` for
-        OpenAI's weights or packaged ones (`ViT-B-16`, `ViT-toy`). A folder that exists comes first. Frames are sampled as the
-        adapter's experiment says; for zero-shot CLIP as by default, 12 a video, evenly spaced.
+        model: an adapter's folder or its place on the hub, `hf://ORG/NAME[@REVISION]`, an Adapter, or a CLIP of open_clip:
+        `NAME/TAG` (`ViT-B-16/laion2b_s34b_b88k`), or `NAME` for OpenAI's weights or packaged ones (`ViT-B-16`, `ViT-toy`). A
+        folder that exists comes first. Frames are sampled as the adapter's experiment says; for zero-shot CLIP as by default,
+        12 a video, evenly spaced.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         overrides: `key=value` as on the command line, for example `frames.count=8`, or `backbone.pretrained=/path/to/weights`
         where the weights lie elsewhere than they did in training.

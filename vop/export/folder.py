@@ -34,8 +34,8 @@ def check_embeds(experiment: Experiment) -> None:
     """Raise ExportError for a head without an embedding of a video: only dot products have a meaning elsewhere."""
     if not is_dot(experiment.head):
         raise ExportError(
-            f"head.name: {experiment.head.name}: its scores are no cosines of embeddings, so other libraries cannot use it; valid: "
-            "mean, alone or after frame stages"
+            f"head.name: {experiment.head.name}: its scores are no cosines of embeddings, so other libraries cannot use it; "
+            "valid: mean, alone or after frame stages"
         )
 
 

@@ -8,6 +8,7 @@ frame's place; a video with fewer frames is padded. `export.json` says how texts
 from __future__ import annotations
 
 import logging
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -73,25 +74,32 @@ def write(adapter: Adapter, place: str | PathLike[str]) -> Path:
         towers: dict[str, tuple[nn.Module, Any]] = {"text": (Text(model), texts), "video": (Video(model), videos)}
         for name, (tower, inputs_of) in towers.items():
             _export(name, tower, inputs_of(model, 2), folder)
-        differences = {name: _difference(folder / f"{name}.onnx", *tower, model) for name, tower in towers.items()}
+        differences = {name: difference(folder / f"{name}.onnx", *tower, model) for name, tower in towers.items()}
     write_json(folder / "export.json", _said(adapter, model, differences))
     if tokenizer := tokenizer_json(model.backbone, model.backbone.context_length - model.text.shift):
         write_json(folder / "tokenizer.json", tokenizer)
     return folder
 
 
+def graph_of(tower: nn.Module, inputs: dict[str, Tensor]) -> Any:
+    """What the exporter begins with: torch's graph of a tower, in which only the size of a batch is free."""
+    free: dict[str, Any] = {key: {0: torch.export.Dim.DYNAMIC} for key in inputs}
+    return torch.export.export(tower, (), inputs, dynamic_shapes=free)
+
+
 def _export(name: str, tower: nn.Module, inputs: dict[str, Tensor], folder: Path) -> None:
-    free = {key: {0: torch.export.Dim.DYNAMIC} for key in inputs}
     logging.getLogger("onnxscript").setLevel(logging.ERROR)  # it tells of each layer that it leaves as it is
+    file, embedding = folder / f"{name}.onnx", f"{name}_embedding"
     try:
-        graph = torch.export.export(tower, (), inputs, dynamic_shapes=free)
-        names = {"input_names": list(inputs), "output_names": [f"{name}_embedding"]}
-        torch.onnx.export(graph, f=folder / f"{name}.onnx", dynamo=True, verbose=False, **names)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            graph = graph_of(tower, inputs)
+            torch.onnx.export(graph, f=file, input_names=list(inputs), output_names=[embedding], dynamo=True, verbose=False)
     except Exception as error:  # whatever the exporter meets
         raise ExportError(f"{name}: torch.onnx.export does not take this model: {one_line(error)[:500]}") from error
 
 
-def _difference(file: Path, tower: nn.Module, inputs_of: Any, model: RetrievalModel) -> float:
+def difference(file: Path, tower: nn.Module, inputs_of: Any, model: RetrievalModel) -> float:
     """The greatest difference of a number between torch and onnxruntime. ExportError above TOLERANCE."""
     session = library("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
     greatest = 0.0

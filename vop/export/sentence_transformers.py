@@ -102,5 +102,7 @@ def write(adapter: Adapter, place: str | os.PathLike[str]) -> Path:
     check_embeds(adapter.experiment)
     folder = save_adapter(adapter, new_folder(place))
     write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
-    write_json(folder / "config_sentence_transformers.json", {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"})
+    write_json(
+        folder / "config_sentence_transformers.json", {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+    )
     return folder

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any
 
-from open_clip.tokenizer import SimpleTokenizer
-
 from vop.model.backbone import Backbone
 
 

@@ -111,7 +111,8 @@ def write_card(adapter: Adapter, folder: Path) -> None:
 def load_adapter(folder: str | PathLike[str], rest: Experiment | None = None) -> Adapter:
     """Read an adapter, which may be a stranger's: its files decide the model, and are checked against it before it is built.
 
-    folder: or a model of the Hugging Face hub, `hf://ORG/NAME[@REVISION]`. Where there is no `adapter.safetensors`, the tensors may be in PEFT's layout (`vop/model/low_rank.py`).
+    folder: or a model of the Hugging Face hub, `hf://ORG/NAME[@REVISION]`. Where it has no `adapter.safetensors`, its tensors
+    may be in PEFT's layout (`vop/model/low_rank.py`).
     rest: the experiment that says all else, and where the weights are if they are a file; by default this program's defaults.
     Raises AdapterError, which names the file and what is wrong with it.
     """

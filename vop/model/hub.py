@@ -1,7 +1,7 @@
 """Adapters on the Hugging Face hub: `hf://ORG/NAME[@REVISION]`, through huggingface_hub where that is installed.
 
-Of a model there only an adapter's files are fetched; nothing of them is run. Access is huggingface_hub's own: `hf auth login` or
-HF_TOKEN, and HF_ENDPOINT for another hub.
+Of a model there only an adapter's files are fetched; nothing of them is run. Access is huggingface_hub's own: `hf auth login`
+or HF_TOKEN, and HF_ENDPOINT for another hub.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ def is_hub(place: str | PathLike[str]) -> bool:
 def fetched(place: str) -> Path:
     """The folder of this machine with the adapter's files of a model on the hub, downloaded where they are not there yet.
 
-    Without a connection it is what was fetched last. Raises AdapterError for a place that is none, for a model or a revision that
-    is not there or may not be read, for one that is no adapter, and where the hub does not answer.
+    Without a connection it is what was fetched last. Raises AdapterError for a place that is none, for a model or a revision
+    that is not there or may not be read, for one that is no adapter, and where the hub does not answer.
     """
     name, revision = named(place)
     hub = _library(place)
