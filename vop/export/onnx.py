@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from vop.export.folder import ExportError, check_embeds, library, new_folder, write_json
 from vop.export.tokens import tokenizer_json
@@ -65,20 +66,27 @@ def write(adapter: Adapter, place: str | PathLike[str]) -> Path:
     check_embeds(adapter.experiment)
     for needed in ("onnx", "onnxscript", "onnxruntime"):
         library(needed)
-    model = model_of(adapter).eval()
-    folder = new_folder(place)
-    # Weights that count as trained are multiplied by plain products, not by packed ones that a graph cannot hold.
-    for parameter in model.parameters():
-        parameter.requires_grad_(True)
+    model, graphs, folder = model_of(adapter).eval(), plain(adapter), new_folder(place)
+    towers: dict[str, tuple[Any, Any]] = {"text": (Text, texts), "video": (Video, videos)}
     with torch.no_grad():
-        towers: dict[str, tuple[nn.Module, Any]] = {"text": (Text(model), texts), "video": (Video(model), videos)}
         for name, (tower, inputs_of) in towers.items():
-            _export(name, tower, inputs_of(model, 2), folder)
-        differences = {name: difference(folder / f"{name}.onnx", *tower, model) for name, tower in towers.items()}
+            _export(name, tower(graphs), inputs_of(model, 2), folder)
+        differences = {
+            name: difference(folder / f"{name}.onnx", tower(model), inputs_of, model) for name, (tower, inputs_of) in towers.items()
+        }
     write_json(folder / "export.json", _said(adapter, model, differences))
     if tokenizer := tokenizer_json(model.backbone, model.backbone.context_length - model.text.shift):
         write_json(folder / "tokenizer.json", tokenizer)
     return folder
+
+
+def plain(adapter: Adapter) -> RetrievalModel:
+    """The model for a graph: changes of weights (LoRA) are added to them, and none are packed for this machine's processor."""
+    model = model_of(adapter).eval()
+    for module in list(model.modules()):
+        for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():
+            parametrize.remove_parametrizations(module, name, leave_parametrized=True)
+    return model.requires_grad_(True)  # weights that count as trained are never packed
 
 
 def graph_of(tower: nn.Module, inputs: dict[str, Tensor]) -> Any:
