@@ -41,6 +41,8 @@ class Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         if found := re.match(r"/api/models/([^/]+/[^/]+)/revision/([^/?]+)", self.path):
             self._info(found[1], found[2])
+        elif found := re.match(r"/api/models/([^/]+/[^/]+)/tree/", self.path):
+            self._answer(200, [_entry(name, content) for name, content in self.server.models[found[1]].items()])
         elif found := re.match(r"/([^/]+/[^/]+)/resolve/([^/]+)/([^?]+)", self.path):
             self._file(found[1], found[3])
         else:
@@ -91,6 +93,10 @@ class Handler(BaseHTTPRequestHandler):
         self.end_headers()
         if self.command != "HEAD":
             self.wfile.write(body)
+
+
+def _entry(name: str, content: bytes) -> dict[str, Any]:
+    return {"type": "file", "path": name, "size": len(content), "oid": hashlib.sha1(content).hexdigest()}
 
 
 @contextmanager

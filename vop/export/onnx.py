@@ -19,7 +19,7 @@ from torch.nn.utils import parametrize
 
 from vop.export.folder import ExportError, check_embeds, library, new_folder, write_json
 from vop.export.tokens import tokenizer_json
-from vop.messages import one_line
+from vop.messages import one_line, root_cause
 from vop.model.adapter import Adapter, model_of
 from vop.model.retrieval import RetrievalModel
 
@@ -72,7 +72,8 @@ def write(adapter: Adapter, place: str | PathLike[str]) -> Path:
         for name, (tower, inputs_of) in towers.items():
             _export(name, tower(graphs), inputs_of(model, 2), folder)
         differences = {
-            name: difference(folder / f"{name}.onnx", tower(model), inputs_of, model) for name, (tower, inputs_of) in towers.items()
+            name: difference(folder / f"{name}.onnx", tower(model), inputs_of, model)
+            for name, (tower, inputs_of) in towers.items()
         }
     write_json(folder / "export.json", _said(adapter, model, differences))
     if tokenizer := tokenizer_json(model.backbone, model.backbone.context_length - model.text.shift):
@@ -104,7 +105,7 @@ def _export(name: str, tower: nn.Module, inputs: dict[str, Tensor], folder: Path
             graph = graph_of(tower, inputs)
             torch.onnx.export(graph, f=file, input_names=list(inputs), output_names=[embedding], dynamo=True, verbose=False)
     except Exception as error:  # whatever the exporter meets
-        raise ExportError(f"{name}: torch.onnx.export does not take this model: {one_line(error)[:500]}") from error
+        raise ExportError(f"{name}: torch.onnx.export does not take this model: {one_line(root_cause(error))[:500]}") from error
 
 
 def difference(file: Path, tower: nn.Module, inputs_of: Any, model: RetrievalModel) -> float:

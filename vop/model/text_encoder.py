@@ -113,5 +113,7 @@ class TextEncoder(nn.Module):
         prefix, row_T = self.length - self.suffix, torch.arange(T, device=device)
         # The release keeps the last token behind the suffix, in the context's last place.
         place_T = row_T + prefix * (row_T > 0) + self.suffix * (row_T == context - self.length - 1)
-        before_P = torch.arange(1, 1 + prefix, device=device)
-        return place_T, torch.cat([before_P, torch.arange(context - 1 - self.suffix, context - 1, device=device)])
+        place_P = torch.arange(1, 1 + prefix, device=device)
+        if self.suffix:
+            place_P = torch.cat([place_P, torch.arange(context - 1 - self.suffix, context - 1, device=device)])
+        return place_T, place_P
