@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
+import re
 import sys
 from importlib import import_module
 from pathlib import Path
@@ -21,12 +23,14 @@ from vop.export import onnx, peft, sentence_transformers
 from vop.export.folder import ExportError
 from vop.export.readme import write_readme
 from vop.export.sentence_transformers import Encoder
+from vop.export.tokens import tokenizer_json
 from vop.model.adapter import Adapter, adapter_of, load_adapter, model_of
 from vop.model.card import CARD, PEFT_CONFIG, PEFT_TENSORS, TENSORS
 from vop.model.low_rank import from_peft, peft_shapes, to_peft
 from vop.model.retrieval import build_model
 from vop.retriever import InputError, Retriever
 
+ROOT = Path(__file__).parents[2]
 TEXTS = ["a red disc on a dark wall", "a golden box pulses", "green " * 60]
 
 
@@ -248,3 +252,46 @@ def test_a_readme_of_a_stranger_s_notes_is_one_all_the_same(tmp_path: Path) -> N
 
 def test_adapter_files_of_an_export_are_the_adapter(folder: Path) -> None:
     assert (folder / TENSORS).is_file() and load_adapter(folder).experiment.frames.count == 3
+
+
+SNIPPETS = re.findall(
+    r"^```python\n(.*?)^```$", (ROOT / "docs/export.md").read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+)
+
+
+@pytest.mark.usefixtures("slow")
+@pytest.mark.parametrize("snippet", SNIPPETS, ids=["sentence-transformers", "mteb", "onnx"])
+def test_a_snippet_of_the_page_runs(
+    snippet: str, clips: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for library in re.findall(r"^(?:from|import) (\w+)", snippet, re.MULTILINE):
+        pytest.importorskip(library)
+    monkeypatch.chdir(tmp_path)
+    for number, clip in enumerate(clips):
+        (tmp_path / f"{number}.mp4").symlink_to(clip)
+    tuned = adapter()
+    for form, write in (("model-st", sentence_transformers.write), ("model-onnx", onnx.write)):
+        if form in snippet:
+            write(tuned, tmp_path / form)
+    names: dict[str, Any] = {"__name__": "snippet"}
+    exec(compile(snippet, "docs/export.md", "exec"), names)
+    assert capsys.readouterr().out
+    if "onnx" in snippet:
+        scores = Retriever.load(tuned, device="cpu").similarity(["a red disc", "a golden box"], clips)
+        np.testing.assert_allclose(names["text"] @ names["video"].T, scores, atol=1e-4)
+
+
+def test_tokens_without_torch_are_the_same(folder: Path) -> None:
+    tokenizers = pytest.importorskip("tokenizers")
+    model = model_of(load_adapter(folder))
+    length = model.backbone.context_length - model.text.shift
+    content = tokenizer_json(model.backbone, length)
+    assert content is not None and content["truncation"]["max_length"] == length
+    found = tokenizers.Tokenizer.from_str(json.dumps(content))
+    texts = ["a red disc", "It's 3.5 m HIGH!!  jump-ing", "naïve café 犬 🐕", "word " * 90, "", "tab\tand\nline "]
+    assert [one.ids for one in found.encode_batch(texts)] == model.tokenize(texts).tolist()
+
+
+def test_a_tokenizer_of_transformers_is_not_written(folder: Path) -> None:
+    backbone = model_of(load_adapter(folder)).backbone
+    assert tokenizer_json(dataclasses.replace(backbone, tokenizer=object()), 40) is None
