@@ -15,16 +15,17 @@ import pytest
 import torch
 import yaml
 
+from pipelines.cli import leaving
 from tests.support.tiny import disturb
 from tests.support.videos import write_clips
 from vop.config import load_experiment
 from vop.errors import AdapterError
 from vop.export import onnx, peft, sentence_transformers
-from vop.export.folder import ExportError
+from vop.export.folder import ExportError, new_folder
 from vop.export.readme import write_readme
 from vop.export.sentence_transformers import Encoder
 from vop.export.tokens import tokenizer_json
-from vop.model.adapter import Adapter, adapter_of, load_adapter, model_of
+from vop.model.adapter import Adapter, adapter_of, load_adapter, model_of, save_adapter
 from vop.model.card import CARD, PEFT_CONFIG, PEFT_TENSORS, TENSORS
 from vop.model.low_rank import from_peft, peft_shapes, to_peft
 from vop.model.retrieval import build_model
@@ -100,6 +101,39 @@ class TestSentenceTransformers:
         with pytest.raises(ExportError, match="give a folder that is new or empty"):
             sentence_transformers.write(adapter(), tmp_path)
         assert [path.name for path in tmp_path.iterdir()] == ["thesis.txt"]
+
+    def test_what_fails_leaves_nothing_behind(self, tmp_path: Path) -> None:
+        with pytest.raises(KeyboardInterrupt), new_folder(tmp_path / "half") as folder:
+            (folder / "text.onnx").write_text("half of it")
+            raise KeyboardInterrupt
+        assert not (tmp_path / "half").exists()
+
+
+class TestCommands:
+    @pytest.mark.parametrize("form", ["sentence-transformers", "peft"])
+    def test_export(self, form: Any, tmp_path: Path) -> None:
+        saved = save_adapter(adapter("tuning.name=lora"), tmp_path / "adapter")
+        leaving.export(str(saved), tmp_path / "out", form, [], "mit")
+        assert load_adapter(tmp_path / "out").fingerprint == load_adapter(saved).fingerprint
+        block = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---\n")[1])
+        assert (block["library_name"], block["license"]) == (form, "mit")
+
+    @pytest.mark.parametrize(
+        ("head", "files"), [("mean", {"modules.json", "config_sentence_transformers.json"}), ("wti", set())]
+    )
+    def test_push(self, head: str, files: set[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+        saved = save_adapter(adapter(f"head.name={head}"), tmp_path / "adapter")
+        sent: dict[str, Any] = {}
+
+        def take(folder: Path, place: str, private: bool) -> str:
+            sent.update(files={path.name for path in folder.iterdir()}, place=place, private=private)
+            return "http://hub/commit"
+
+        monkeypatch.setattr("vop.model.hub.pushed", take)
+        leaving.push(str(saved), "hf://lab/toy", [], private=True)
+        assert sent == {"files": {CARD, TENSORS, "README.md", *files}, "place": "hf://lab/toy", "private": True}
+        with pytest.raises(AdapterError, match="is no place on the hub"):
+            leaving.push(str(saved), "lab/toy", [])
 
 
 class TestPeft:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from os import PathLike
 from os.path import expanduser
@@ -20,14 +23,22 @@ class ExportError(VopError, ValueError):
     """A model or a folder that cannot be exported so, or a library that it needs; the message says which and what is valid."""
 
 
-def new_folder(place: str | PathLike[str]) -> Path:
-    """A folder that is new or empty, made. Raises ExportError for one that holds files, PlaceError where none can be made."""
+@contextmanager
+def new_folder(place: str | PathLike[str]) -> Iterator[Path]:
+    """A folder to write into that is new or empty; what was written is removed if that fails.
+
+    Raises ExportError for one that holds files, PlaceError where none can be made.
+    """
     folder = Path(expanduser(place))
     with told(str(folder)):
         if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
             raise ExportError(f"{place} is there already: give a folder that is new or empty")
         folder.mkdir(parents=True, exist_ok=True)
-    return folder
+    try:
+        yield folder
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def check_embeds(experiment: Experiment) -> None:

@@ -66,18 +66,17 @@ def write(adapter: Adapter, place: str | PathLike[str]) -> Path:
     check_embeds(adapter.experiment)
     for needed in ("onnx", "onnxscript", "onnxruntime"):
         library(needed)
-    model, graphs, folder = model_of(adapter).eval(), plain(adapter), new_folder(place)
+    model, graphs = model_of(adapter).eval(), plain(adapter)
     towers: dict[str, tuple[Any, Any]] = {"text": (Text, texts), "video": (Video, videos)}
-    with torch.no_grad():
+    differences = {}
+    with new_folder(place) as folder, torch.no_grad():
         for name, (tower, inputs_of) in towers.items():
             _export(name, tower(graphs), inputs_of(model, 2), folder)
-        differences = {
-            name: difference(folder / f"{name}.onnx", tower(model), inputs_of, model)
-            for name, (tower, inputs_of) in towers.items()
-        }
-    write_json(folder / "export.json", _said(adapter, model, differences))
-    if tokenizer := tokenizer_json(model.backbone, model.backbone.context_length - model.text.shift):
-        write_json(folder / "tokenizer.json", tokenizer)
+            differences[name] = difference(folder / f"{name}.onnx", tower(model), inputs_of, model)
+        said = _said(adapter, model, differences)
+        write_json(folder / "export.json", said)
+        if tokenizer := tokenizer_json(model.backbone, said["text"]["length"]):
+            write_json(folder / "tokenizer.json", tokenizer)
     return folder
 
 
@@ -85,7 +84,7 @@ def plain(adapter: Adapter) -> RetrievalModel:
     """The model for a graph: changes of weights (LoRA) are added to them, and none are packed for this machine's processor."""
     model = model_of(adapter).eval()
     for module in list(model.modules()):
-        for name in list(module.parametrizations) if parametrize.is_parametrized(module) else ():
+        for name in list(getattr(module, "parametrizations", ())):
             parametrize.remove_parametrizations(module, name, leave_parametrized=True)
     return model.requires_grad_(True)  # weights that count as trained are never packed
 
@@ -110,7 +109,11 @@ def _export(name: str, tower: nn.Module, inputs: dict[str, Tensor], folder: Path
 
 def difference(file: Path, tower: nn.Module, inputs_of: Any, model: RetrievalModel) -> float:
     """The greatest difference of a number between torch and onnxruntime. ExportError above TOLERANCE."""
-    session = library("onnxruntime").InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    runtime = library("onnxruntime")
+    try:
+        session = runtime.InferenceSession(str(file), providers=["CPUExecutionProvider"])
+    except Exception as error:  # its errors have no class in common
+        raise ExportError(f"{file}: onnxruntime does not take the graph: {one_line(error)[:500]}") from error
     greatest = 0.0
     for batch in BATCHES:
         inputs = inputs_of(model, batch)

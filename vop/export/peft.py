@@ -21,10 +21,10 @@ def write(adapter: Adapter, place: str | PathLike[str]) -> Path:
         raise ExportError(f"tuning.name={tuning}, head.name={head}: PEFT has tuning.name=lora, head.name=mean alone")
     if adapter.experiment.video_encoder.split_layer is not None:
         raise ExportError("video_encoder.split_layer: PEFT has no layers that attend over all frames; valid: null")
-    folder = new_folder(place)
     shapes = {name: list(tensor.shape) for name, tensor in adapter.tensors.items()}
-    with told(str(folder)):
-        (folder / PEFT_TENSORS).write_bytes(save(to_peft(adapter.tensors), metadata={"format": "pt"}))
-    write_json(folder / PEFT_CONFIG, peft_config(adapter.experiment, shapes))
-    write_card(adapter, folder)
+    with new_folder(place) as folder:
+        with told(str(folder)):
+            (folder / PEFT_TENSORS).write_bytes(save(to_peft(adapter.tensors), metadata={"format": "pt"}))
+        write_json(folder / PEFT_CONFIG, peft_config(adapter.experiment, shapes))
+        write_card(adapter, folder)
     return folder

@@ -100,9 +100,9 @@ def _input(given: Any, prompt: str) -> dict[str, str]:
 def write(adapter: Adapter, place: str | os.PathLike[str]) -> Path:
     """Write the folder; returns it. Raises ExportError for another head than `mean` and for a folder that is not empty."""
     check_embeds(adapter.experiment)
-    folder = save_adapter(adapter, new_folder(place))
-    write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
-    write_json(
-        folder / "config_sentence_transformers.json", {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
-    )
+    with new_folder(place) as folder:
+        save_adapter(adapter, folder)
+        write_json(folder / "modules.json", [{"idx": 0, "name": "0", "path": "", "type": MODULE}])
+        about = {"model_type": "SentenceTransformer", "similarity_fn_name": "cosine"}
+        write_json(folder / "config_sentence_transformers.json", about)
     return folder
