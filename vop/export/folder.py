@@ -14,7 +14,7 @@ from typing import Any
 
 from vop.config import Experiment
 from vop.errors import VopError
-from vop.model.architecture import FILE, RANDOM, tags_of
+from vop.model.architecture import RANDOM, tags_of
 from vop.model.head import is_dot
 from vop.places import told
 
@@ -67,4 +67,4 @@ def write_json(file: Path, content: Any) -> None:
 def own_weights(experiment: Experiment) -> bool:
     """Whether the backbone's weights are a file of the user's own, which an export does not hold."""
     backbone = experiment.backbone
-    return backbone.pretrained == FILE or backbone.pretrained not in (RANDOM, *tags_of(backbone.name))
+    return backbone.pretrained not in (RANDOM, *tags_of(backbone.name))

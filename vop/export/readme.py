@@ -14,7 +14,6 @@ from vop.places import told
 TASK = {"type": "text-to-video-retrieval", "name": "Text-video retrieval"}
 SHOWN = {"R1": "R@1", "R5": "R@5", "R10": "R@10", "MdR": "MdR", "MnR": "MnR"}
 DIRECTIONS = {"t2v": "text to video", "v2t": "video to text"}
-LIBRARIES = {"sentence-transformers": "sentence-transformers", "onnx": "onnx", "peft": "peft"}
 USES = {
     "": 'vop.Retriever.load("PLACE").similarity(["a dog jumps over a fence"], ["clip.mp4"])',
     "sentence-transformers": 'SentenceTransformer("PLACE", trust_remote_code=True).encode(["a dog jumps over a fence"])',
@@ -25,7 +24,7 @@ USES = {
 
 def metadata(adapter: Adapter, form: str = "", license: str = "") -> dict[str, Any]:
     """What hubs read. license: of the weights, which only their owner can say; without it there is none."""
-    found: dict[str, Any] = {"library_name": LIBRARIES.get(form, "vop"), "pipeline_tag": "feature-extraction"}
+    found: dict[str, Any] = {"library_name": form or "vop", "pipeline_tag": "feature-extraction"}
     found |= {"license": license} if license else {}
     found |= {"base_model": base} if (base := base_model(adapter)) else {}
     found["tags"] = ["text-video-retrieval", "clip", "vop", *sorted({adapter.experiment.tuning.name, *_prompts(adapter)})]
