@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 
 from vop.config import ConfigError, TrackingConfig
 from vop.errors import AdapterError, VopError
+from vop.model.hub import HUB, fetched, is_hub
 
 REGISTERED = "models:/"
 PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of servers that keep runs
@@ -114,13 +115,18 @@ def check_name(name: str) -> None:
 
 
 def adapter_folder(where: str | Path) -> Path | None:
-    """The folder of an adapter; None for what MLflow has (a run, `models:/NAME@ALIAS`). AdapterError if it is not there."""
+    """The folder of an adapter, fetched if it is on the hub (`hf://ORG/NAME[@REVISION]`).
+
+    None for what MLflow has (a run, `models:/NAME@ALIAS`). Raises AdapterError if it is not there.
+    """
+    if is_hub(where):
+        return fetched(str(where))
     folder = Path(os.path.expanduser(where))
     if str(where).startswith(REGISTERED) or not (folder.exists() or "/" in str(where)):
         return None
     if not folder.is_dir():
         raise AdapterError(
             f"{where} is not an adapter: there is no such folder; give an adapter's folder, an MLflow run (the start of "
-            f"its id), or {REGISTERED}NAME@ALIAS"
+            f"its id), {REGISTERED}NAME@ALIAS, or {HUB}ORG/NAME"
         )
     return folder

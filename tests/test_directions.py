@@ -29,7 +29,7 @@ ROOMS = {
         ("tuning", "heads"),
         ("scores",),
         ("retriever",),
-        ("paper", "backbones", "index", "testing"),
+        ("paper", "backbones", "index", "testing", "export"),
     ],
     "pipelines": [
         ("environment", "locations", "look"),

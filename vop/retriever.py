@@ -25,6 +25,7 @@ from vop.errors import VopError
 from vop.model.adapter import Adapter, load_adapter, model_of
 from vop.model.backbone import PACKAGED, register_packaged_configs
 from vop.model.head import joined
+from vop.model.hub import is_hub
 from vop.model.precision import computing
 from vop.model.retrieval import RetrievalModel, build_model
 from vop.scores.heads import all_scores
@@ -69,9 +70,10 @@ class Retriever:
     ) -> Retriever:
         """A tuned model by its adapter, or zero-shot CLIP by its name.
 
-        model: an adapter's folder, an Adapter, or a CLIP of open_clip: `NAME/TAG` (`ViT-B-16/laion2b_s34b_b88k`), or `NAME` for
-        OpenAI's weights or packaged ones (`ViT-B-16`, `ViT-toy`). A folder that exists comes first. Frames are sampled as the
-        adapter's experiment says; for zero-shot CLIP as by default, 12 a video, evenly spaced.
+        model: an adapter's folder or its place on the hub, `hf://ORG/NAME[@REVISION]`, an Adapter, or a CLIP of open_clip:
+        `NAME/TAG` (`ViT-B-16/laion2b_s34b_b88k`), or `NAME` for OpenAI's weights or packaged ones (`ViT-B-16`, `ViT-toy`). A
+        folder that exists comes first. Frames are sampled as the adapter's experiment says; for zero-shot CLIP as by default,
+        12 a video, evenly spaced.
         device: "auto" (a GPU where there is one), "cpu", "cuda" or "cuda:N".
         overrides: `key=value` as on the command line, for example `frames.count=8`, or `backbone.pretrained=/path/to/weights`
         where the weights lie elsewhere than they did in training.
@@ -195,7 +197,7 @@ class Retriever:
 
 def _adapter_or_zero_shot(where: Place) -> Adapter | Experiment:
     """The adapter in a folder, or the zero-shot experiment of a CLIP's name."""
-    if not isinstance(where, str) or (where and Path(os.path.expanduser(where)).is_dir()):
+    if not isinstance(where, str) or is_hub(where) or (where and Path(os.path.expanduser(where)).is_dir()):
         return load_adapter(where)
     if found := zero_shot(where):
         return found

@@ -20,7 +20,8 @@ Overrides = Annotated[list[str] | None, typer.Argument(help="key=value, such as 
 RecipeAndOverrides = Annotated[
     list[str] | None, typer.Argument(help="a recipe and key=value, both optional", autocompletion=complete_recipe)
 ]
-AdapterPlace = Annotated[str, typer.Argument(help="its folder, its MLflow run (the start of the id), or models:/NAME@ALIAS")]
+PLACES = "its folder, its MLflow run (the start of the id), models:/NAME@ALIAS, or hf://ORG/NAME[@REVISION]"
+AdapterPlace = Annotated[str, typer.Argument(help=PLACES)]
 Split = Literal["train", "val", "test"]
 
 

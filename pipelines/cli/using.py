@@ -36,7 +36,9 @@ def index(
 
 
 def search(
-    place: Annotated[str, typer.Argument(help="an index; or an adapter (folder, run, models:/NAME@ALIAS) and then VIDEOS")],
+    place: Annotated[
+        str, typer.Argument(help="an index; or an adapter (folder, run, models:/NAME@ALIAS, hf://ORG/NAME) and then VIDEOS")
+    ],
     words: Annotated[
         list[str] | None, typer.Argument(help="texts to search for; also key=value, such as data.cache=/scratch")
     ] = None,

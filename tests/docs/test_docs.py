@@ -26,7 +26,7 @@ PAGES = {
 FENCE = re.compile(r"^( *)```(\S*)[^\n]*\n(.*?)^ *```$", re.DOTALL | re.MULTILINE)
 BLOCKS = [(page, m[2], re.sub(f"^{m[1]}", "", m[3], flags=re.M)) for page, text in PAGES.items() for m in FENCE.finditer(text)]
 USAGE: Any = typer.BadParameter.__base__  # of all that is wrong with a command line; typer does not export it
-OWN_TESTS = {"docs/python.md", "docs/extending.md"}  # their snippets need more than an adapter and two videos
+OWN_TESTS = {"docs/python.md", "docs/extending.md", "docs/export.md"}  # their snippets need more than an adapter and two videos
 ROOTS = "vop|pipelines|tests|docs|tune_spaces|experiments"
 ELSEWHERE = ("runs/", "results/", "/path/to", "~", "http")  # made by commands, or the reader's own
 

@@ -23,7 +23,9 @@ from vop.fingerprint import fingerprint
 from vop.messages import one_line
 from vop.model.architecture import FILE, RANDOM, tags_of
 from vop.model.backbone import Backbone, hash_tensors, shared_backbone
-from vop.model.card import CARD, FORMAT, SHOWN, TENSORS, check_header, file_of, read_card
+from vop.model.card import CARD, FORMAT, PEFT_TENSORS, SHOWN, TENSORS, check_header, file_of, read_card
+from vop.model.hub import fetched, is_hub
+from vop.model.low_rank import check_config, from_peft, is_peft, peft_shapes
 from vop.model.preprocess import OPENAI, preprocess_of
 from vop.model.retrieval import RetrievalModel, build_model, shape_of_model
 from vop.places import told
@@ -89,6 +91,12 @@ def save_adapter(adapter: Adapter, folder: str | PathLike[str]) -> Path:
     with told(str(folder)):
         folder.mkdir(parents=True, exist_ok=True)
         (folder / TENSORS).write_bytes(save(adapter.tensors))
+    write_card(adapter, folder)
+    return folder
+
+
+def write_card(adapter: Adapter, folder: Path) -> None:
+    """Write an adapter's `adapter.json`. Raises PlaceError where it cannot be written."""
     card = {
         "format": FORMAT,
         "backbone": adapter.backbone,
@@ -98,17 +106,19 @@ def save_adapter(adapter: Adapter, folder: str | PathLike[str]) -> Path:
     }
     with told(str(folder)):
         (folder / CARD).write_text(json.dumps(card, indent=2) + "\n", encoding="utf-8")
-    return folder
 
 
 def load_adapter(folder: str | PathLike[str], rest: Experiment | None = None) -> Adapter:
     """Read an adapter, which may be a stranger's: its files decide the model, and are checked against it before it is built.
 
+    folder: or a model of the Hugging Face hub, `hf://ORG/NAME[@REVISION]`. Where it has no `adapter.safetensors`, its tensors
+    may be in PEFT's layout (`vop/model/low_rank.py`).
     rest: the experiment that says all else, and where the weights are if they are a file; by default this program's defaults.
     Raises AdapterError, which names the file and what is wrong with it.
     """
-    folder = Path(expanduser(folder))
-    for name in (TENSORS, CARD):
+    folder = fetched(str(folder)) if is_hub(folder) else Path(expanduser(folder))
+    peft = is_peft(folder)
+    for name in (PEFT_TENSORS if peft else TENSORS, CARD):
         file_of(folder, name)
     card = read_card(folder)
     try:
@@ -118,13 +128,16 @@ def load_adapter(folder: str | PathLike[str], rest: Experiment | None = None) ->
         expected = {name: list(p.shape) for name, p in model.trainable().items()}
     except (ConfigError, RuntimeError, TypeError, ValueError, OverflowError, MemoryError, RecursionError, OSError) as error:
         raise AdapterError(f"{folder / CARD}: {one_line(error)[:SHOWN]}") from None
-    file = check_header(folder, expected)
+    if peft:
+        check_config(folder, experiment, expected)
+    file = check_header(folder, peft_shapes(expected), PEFT_TENSORS) if peft else check_header(folder, expected)
     try:
         tensors = load_file(file) if expected else {}
     except (SafetensorError, OSError, ValueError) as error:
         raise AdapterError(f"{file} is not a whole file of safetensors: {one_line(error)[:SHOWN]}") from None
     if broken := next((name for name, tensor in tensors.items() if not tensor.isfinite().all()), None):
         raise AdapterError(f"{file}: tensor {broken} has values that are not finite")
+    tensors = from_peft(tensors, expected) if peft else tensors
     backbone = card.backbone if card.format > 1 else {**card.backbone, **_activation(experiment)}
     return Adapter(experiment, backbone, tensors, card.notes)
 

@@ -145,7 +145,7 @@ def take(tokens_BLD: Tensor, rows: slice | Tensor) -> Tensor:
     """The wanted rows of each sequence: [B, R, D]."""
     if isinstance(rows, slice):
         return tokens_BLD if rows == slice(None) else tokens_BLD[:, rows]
-    return tokens_BLD[torch.arange(len(rows), device=rows.device), rows].unsqueeze(1)
+    return tokens_BLD[torch.arange(rows.shape[0], device=rows.device), rows].unsqueeze(1)
 
 
 def attention_of(attn: Any) -> Attention:
@@ -156,7 +156,7 @@ def attention_of(attn: Any) -> Attention:
 
 def joined_prompts(prompts_GPD: Tensor, frames: int) -> Tensor:
     """Prompts by frame for sequences of so many frames, which see those of all of them; shared ones stay as they are."""
-    return prompts_GPD if frames == 1 or len(prompts_GPD) == 1 else prompts_GPD.unflatten(0, (-1, frames)).flatten(1, 2)
+    return prompts_GPD if frames == 1 or prompts_GPD.shape[0] == 1 else prompts_GPD.unflatten(0, (-1, frames)).flatten(1, 2)
 
 
 def with_bias(mask: Tensor | None, bias_BL: Tensor | None, prompts: int) -> Tensor | None:
@@ -191,8 +191,8 @@ def attend(
         prompts = linear(prompts_GPD, weight, bias, slice(A, None))
         prompt_key, prompt_value = (
             prompts.expand(B, -1, -1).chunk(2, -1)
-            if len(prompts) == 1
-            else (prompts.repeat(B // len(prompts), 1, 1).chunk(2, -1))
+            if prompts.shape[0] == 1
+            else (prompts.repeat(B // prompts.shape[0], 1, 1).chunk(2, -1))
         )
         key = torch.cat([prompt_key, key], dim=1)
         value = torch.cat([prompt_value, value], dim=1)

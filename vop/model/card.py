@@ -21,6 +21,7 @@ from vop.messages import one_line
 
 FORMAT = 3
 TENSORS, CARD = "adapter.safetensors", "adapter.json"
+PEFT_TENSORS, PEFT_CONFIG = "adapter_model.safetensors", "adapter_config.json"  # `vop/model/low_rank.py`
 CARD_BYTES, HEADER_BYTES = 2**20, 2**22
 SHOWN = 500  # characters of what a file says, in a message
 HASH = re.compile(r"[0-9a-f]{64}")
@@ -62,9 +63,9 @@ def read_card(folder: Path) -> Card:
         raise AdapterError(f"{file} is not the card of an adapter: {one_line(error)[:SHOWN]}") from None
 
 
-def check_header(folder: Path, expected: Mapping[str, list[int]]) -> Path:
+def check_header(folder: Path, expected: Mapping[str, list[int]], name: str = TENSORS) -> Path:
     """The file of an adapter's tensors, whose header says float32 and these shapes. Raises AdapterError, which names it."""
-    file = file_of(folder, TENSORS)
+    file = file_of(folder, name)
     size = file.stat().st_size
     try:
         with file.open("rb") as opened:
@@ -78,12 +79,12 @@ def check_header(folder: Path, expected: Mapping[str, list[int]]) -> Path:
     if header.keys() != expected.keys():
         missing, extra = sorted(expected.keys() - header.keys()), sorted(header.keys() - expected.keys())
         raise AdapterError(f"{file}: tensor names differ: missing {_some(missing)}, not expected {_some(extra)}")
-    for name, shape in expected.items():
-        said = header[name] if isinstance(header[name], dict) else {}
+    for tensor, shape in expected.items():
+        said = header[tensor] if isinstance(header[tensor], dict) else {}
         if said.get("shape") != shape:
-            raise AdapterError(f"{file}: tensor {name}: expected shape {shape}, found {said.get('shape')}"[:SHOWN])
+            raise AdapterError(f"{file}: tensor {tensor}: expected shape {shape}, found {said.get('shape')}"[:SHOWN])
         if said.get("dtype") != "F32":
-            raise AdapterError(f"{file}: tensor {name}: expected float32 (F32), found {said.get('dtype')}"[:SHOWN])
+            raise AdapterError(f"{file}: tensor {tensor}: expected float32 (F32), found {said.get('dtype')}"[:SHOWN])
     if size != 8 + length + sum(4 * math.prod(shape) for shape in expected.values()):
         raise AdapterError(f"{file}: it is cut off, or holds more than its tensors")
     return file

@@ -74,8 +74,9 @@ class TextEncoder(nn.Module):
         prompts_of = (lambda index: self.prompts[index].unsqueeze(0)) if prompts_of is None else prompts_of
         text = text_of(clip)
         position_TD, blocks, end_B = text.positions, text.blocks, text.end(tokens_BT)
-        # Where attention is causal, what stands after the last place that is read changes nothing.
-        T = int(end_B.max()) + 1 if self.causal else tokens_BT.shape[1]
+        # Where attention is causal, what stands after the last place that is read changes nothing. A graph has one length.
+        short = self.causal and not torch.compiler.is_exporting()
+        T = int(end_B.max()) + 1 if short else tokens_BT.shape[1]
         T = min(T + self.suffix, len(position_TD) - self.length) if self.suffix else T
         tokens_BT = F.pad(tokens_BT, (0, T - tokens_BT.shape[1]))  # a negative pad cuts
         tokens_BT, end_B = (moved(x, position_TD.device) for x in (tokens_BT, end_B))
@@ -102,7 +103,7 @@ class TextEncoder(nn.Module):
                 continue
             rows_B = end_B  # at the end only what is read is computed
             if self.suffix and prompts_1PD is not None:  # it may be a prompt
-                hidden_BTD = torch.cat([prompts_1PD.expand(len(hidden_BTD), -1, -1), hidden_BTD], dim=1)
+                hidden_BTD = torch.cat([prompts_1PD.expand(hidden_BTD.shape[0], -1, -1), hidden_BTD], dim=1)
                 prompts_1PD, rows_B = None, (place_S == read_B[:, None]).int().argmax(dim=1)
             mask_B11S = ((read_B[:, None] >= place_S[first:]) | (not self.causal))[:, None, None]
             hidden_BTD, _ = self.step(block, hidden_BTD, prompts_1PD, mask_B11S, rows_B, context)
@@ -116,5 +117,7 @@ class TextEncoder(nn.Module):
         prefix, row_T = self.length - self.suffix, torch.arange(T, device=device)
         # The release keeps the last token behind the suffix, in the context's last place.
         place_T = row_T + prefix * (row_T > 0) + self.suffix * (row_T == context - self.length - 1)
-        before_P = torch.arange(1, 1 + prefix, device=device)
-        return place_T, torch.cat([before_P, torch.arange(context - 1 - self.suffix, context - 1, device=device)])
+        place_P = torch.arange(1, 1 + prefix, device=device)
+        if self.suffix:
+            place_P = torch.cat([place_P, torch.arange(context - 1 - self.suffix, context - 1, device=device)])
+        return place_T, place_P

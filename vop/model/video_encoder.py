@@ -89,7 +89,7 @@ class VideoEncoder(nn.Module):
                 tokens = visual.enter(tokens)
                 prompts_GPD = prompts_GPD if prompts_GPD is None or self.prompts.after_norm else visual.enter(prompts_GPD)
             if self.prompts.carried is not None and layer == self.below.start:
-                carried_BGD = self.prompts.carried.expand(len(tokens) // context.frames, -1, -1)
+                carried_BGD = self.prompts.carried.expand(tokens.shape[0] // context.frames, -1, -1)
             if carried_BGD is not None:
                 last, ask = layer == len(blocks) - 1, partial(self._ask, visual, step, blocks[layer], context)
                 prompts_GPD, carried_BGD = ask(tokens, prompts_GPD, carried_BGD)
@@ -118,8 +118,8 @@ class VideoEncoder(nn.Module):
 
         Gives what each frame sees beside its own tokens [N, G + P, D], and what becomes of the carried ones [B, G, D].
         """
-        (B, G, D), N = carried_BGD.shape, len(tokens_NLD)
-        prompts_NPD = tokens_NLD[:, :0] if prompts_GPD is None else prompts_GPD.repeat(N // len(prompts_GPD), 1, 1)
+        (B, G, D), N = carried_BGD.shape, tokens_NLD.shape[0]
+        prompts_NPD = tokens_NLD[:, :0] if prompts_GPD is None else prompts_GPD.repeat(N // prompts_GPD.shape[0], 1, 1)
         mask_B11S: Tensor | None = None
         if context.mask_BF is not None:
             of_prompts, of_tokens = (context.mask_BF.repeat_interleave(x.shape[1], dim=1) for x in (prompts_NPD, tokens_NLD))

@@ -36,4 +36,4 @@ class Prompts(VideoPrompts):
     def forward(self, index: int, cls_BFD: Tensor) -> Tensor:
         """[F, P, D]."""
         by_frame_FPD = self.by_frame[index]
-        return torch.cat([self.generic[index].expand(len(by_frame_FPD), -1, -1), by_frame_FPD], dim=1)
+        return torch.cat([self.generic[index].expand(by_frame_FPD.shape[0], -1, -1), by_frame_FPD], dim=1)

@@ -107,7 +107,7 @@ class VideoAdapter(Adapter):
         """[B, L, D] of frames, or of videos whose frames are in a row."""
         narrow_BFLd = quick_gelu(self.narrowed(out_BRD)).reshape(-1, context.frames, context.tokens, self.down.out_features)
         cls_BFd, patches_BFMd = narrow_BFLd[:, :, 0], narrow_BFLd[:, :, 1:]
-        video_B1d = self.video.expand(len(cls_BFd), 1, -1)
+        video_B1d = self.video.expand(cls_BFd.shape[0], 1, -1)
         mask_BF = torch.ones_like(cls_BFd[..., 0], dtype=torch.bool) if context.mask_BF is None else context.mask_BF
         mask_BS = torch.cat([torch.ones_like(mask_BF[:, :1]), mask_BF, mask_BF], dim=1)
         sequence_BSd = torch.cat([video_B1d, cls_BFd, patches_BFMd.mean(2)], dim=1) + self.position

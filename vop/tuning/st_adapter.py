@@ -51,7 +51,7 @@ class Adapter(Part):
         if context.mask_BF is not None:
             narrow_BFMd = narrow_BFMd * context.mask_BF[..., None, None]
         over_time_NdF = self.over_time(narrow_BFMd.permute(0, 2, 3, 1).flatten(0, 1))
-        seen_BFMd = over_time_NdF.unflatten(0, (len(tokens_BFLD), -1)).permute(0, 3, 1, 2)
+        seen_BFMd = over_time_NdF.unflatten(0, (tokens_BFLD.shape[0], -1)).permute(0, 3, 1, 2)
         patches_BFMD = tokens_BFLD[:, :, first:] + self.up(seen_BFMd)
         return torch.cat([tokens_BFLD[:, :, :first], patches_BFMD], dim=2).reshape(tokens_BLD.shape)
 

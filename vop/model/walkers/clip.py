@@ -58,7 +58,7 @@ class Walker(VisualWalker):
     def embed(self, pixels_NCHW: Tensor) -> Tensor:
         """Class token and patches with their positional embeddings, before `ln_pre`: [N, L, D]."""
         patches_NMD = self.tower.conv1(pixels_NCHW).flatten(2).transpose(1, 2)
-        cls_ND = self.tower.class_embedding.expand(len(patches_NMD), 1, -1)
+        cls_ND = self.tower.class_embedding.expand(patches_NMD.shape[0], 1, -1)
         tokens_NLD: Tensor = torch.cat([cls_ND, patches_NMD], dim=1) + self.tower.positional_embedding
         return tokens_NLD
 
