@@ -123,7 +123,7 @@ class Index:
 
     def _typical(self, score_N: NDArray[np.float32]) -> float:
         """The median of the scores, in a large index of a sample."""
-        known = score_N if self._exact else score_N[:: self._step]
+        known = score_N if self._exact else score_N[self._sample[0]]
         known = known[np.isfinite(known)]
         return float(np.median(known)) if len(known) else -1.0
 
@@ -221,8 +221,10 @@ class Index:
         if not self.graphs or np.count_nonzero(wanted_N) <= EXACT:
             score(np.arange(len(self)))
             return score_N
+        place_S, sample_SE = self._sample
+        score_N[place_S] = np.where(wanted_N[place_S], np.nan_to_num(sample_SE @ vector_E, nan=-np.inf), -np.inf)
         named_M = self._named(vector_E, asked)
-        score(np.concatenate([named_M, self._uncovered, np.arange(0, len(self), self._step)]))
+        score(np.concatenate([named_M, self._uncovered]))
         best = named_M[np.argsort(-score_N[named_M], kind="stable")[:GROWN]]
         score(np.unique(np.clip(best[:, None] + np.arange(-BESIDE, BESIDE + 1), 0, len(self) - 1)))
         return score_N
@@ -233,10 +235,11 @@ class Index:
         place = np.minimum(np.searchsorted(self._keys, named), len(self) - 1)
         return np.asarray(place[self._keys[place] == named])
 
-    @property
-    def _step(self) -> int:
-        """From one window of a large index's sample to the next."""
-        return max(1, len(self) // SAMPLE)
+    @cached_property
+    def _sample(self) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Windows of a large index that are scored for every query: their places, and their embeddings."""
+        place_S = np.arange(0, len(self), max(1, len(self) // SAMPLE))
+        return place_S, self.vectors[place_S].astype(np.float32)
 
     @cached_property
     def _keys(self) -> NDArray[np.uint64]:
