@@ -11,8 +11,9 @@ import annotated_types
 import yaml
 from pydantic.fields import FieldInfo
 
-from vop.config.experiment import BASES, Experiment, Section
+from vop.config.experiment import BASES, Experiment
 from vop.config.kinds import ConfigError, config_of, kinds
+from vop.config.sections import Section
 
 LIMITS = {annotated_types.Ge: "ge", annotated_types.Gt: "gt", annotated_types.Le: "le", annotated_types.Lt: "lt"}
 SIGNS = {"ge": ">=", "gt": ">", "le": "<=", "lt": "<"}

@@ -11,8 +11,9 @@ from typing import Any, get_args
 from pydantic import TypeAdapter, ValidationError
 from pydantic.fields import FieldInfo
 
-from vop.config.experiment import BASES, Experiment, Section, Tree
+from vop.config.experiment import BASES, Experiment, Tree
 from vop.config.load import validated, with_value
+from vop.config.sections import Section
 from vop.secrets import masked
 
 NOTHING = str(None)  # the text of a key without a value
