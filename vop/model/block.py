@@ -181,7 +181,7 @@ def attend(
 
     mask: as of `step_block`, or what is added to the logits. turn: of queries and keys, as of a `Layer`.
     """
-    B, weight, bias, A = len(query_BRD), attn.weight, attn.bias, attn.weight.shape[0] // 3
+    B, weight, bias, A = query_BRD.shape[0], attn.weight, attn.bias, attn.weight.shape[0] // 3
     if query_BRD is tokens_BLD:
         query, key, value = linear(tokens_BLD, weight, bias).chunk(3, dim=-1)
     else:
@@ -209,7 +209,7 @@ def attend_across(attn: Attention, key_NHLd: Tensor, value_NHLd: Tensor, query_V
     query = linear(query_VQD, attn.weight, attn.bias, slice(attn.weight.shape[0] // 3))
     query = query.unflatten(-1, (attn.heads, -1)).transpose(1, 2)
     query = query if attn.query_norm is None else attn.query_norm(query)
-    key, value = (x.unflatten(0, (len(query), -1)).transpose(1, 2).flatten(2, 3) for x in (key_NHLd, value_NHLd))
+    key, value = (x.unflatten(0, (query.shape[0], -1)).transpose(1, 2).flatten(2, 3) for x in (key_NHLd, value_NHLd))
     return _attended(attn, query, key, value, mask)
 
 
