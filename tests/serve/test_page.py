@@ -93,8 +93,8 @@ def test_a_moment_is_played_from_its_start(page: Page, address: str) -> None:
     assert page.value("document.getElementById('playing').textContent") == "kitchen/forward.mp4"
     link = page.value("document.getElementById('here').href")
     page.press("Escape")
-    page.wait("!document.querySelector('dialog[open]')")
-    assert page.value("document.activeElement.className") == "film" and "v=" not in page.value("location.hash")
+    page.wait("!document.querySelector('dialog[open]') && document.activeElement.className === 'film'")
+    assert "v=" not in page.value("location.hash")
     page.go(link)
     assert 20 <= page.wait(PLAYED) < 40, "by its address"
 
