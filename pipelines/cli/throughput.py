@@ -111,6 +111,19 @@ def index(
 
 
 @commands.command()
+def moments(
+    adapters: Annotated[list[str], typer.Argument(help="of toy: folders, MLflow runs, models:/NAME@ALIAS")],
+    output: Output = None,
+) -> None:
+    """What search finds in ten files of ten minutes made of toy's test clips, against search among the clips."""
+    from pipelines.throughput.moments import measure
+
+    rows = measure(adapters)
+    print_rows("throughput moments", rows)
+    _write(output, ["moments", *adapters], rows)
+
+
+@commands.command()
 def serve(
     index: Annotated[str, typer.Argument(help="an index; default: one of random windows, with a ViT-B/32")] = "",
     windows: Annotated[int, typer.Option(min=1, help="so many random ones")] = 100_000,

@@ -133,6 +133,8 @@ class Index:
 
     def _wanted(self, path: str, duration: tuple[float, float], time: tuple[float, float]) -> NDArray[np.bool_]:
         """Which windows the filters leave."""
+        if (path, duration, time) == (ANYTHING, EVERYTHING, EVERYTHING):
+            return np.ones(len(self), bool)
         named_V = np.ones(len(self.paths), bool)
         if path != ANYTHING:
             named_V[:] = [any(fnmatch.fnmatchcase(each, path) for each in paths) for paths in self.paths]
