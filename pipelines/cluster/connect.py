@@ -97,12 +97,8 @@ def _init(address: str) -> None:
     try:
         # its handler of SIGTERM would exit from wherever it is, be it where Python drops exceptions
         with alone, mock.patch.object(ray_utils, "set_sigterm_handler", create=True):
-            ray.init(
-                address=address or "local",
-                include_dashboard=None if address else False,  # a dozen processes, and nobody could log in
-                logging_level="warning",
-                runtime_env=_runtime(address or _free_address()),
-            )
+            # not without its dashboard, which Ray Train asks whether a training's controller lives
+            ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _free_address()))
     except Exception as error:  # Ray raises many kinds, and the bare one where a machine is too busy to start it
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
         where = f"RAY_ADDRESS={address}: no connection to this cluster" if address else "Ray did not start on this machine"
