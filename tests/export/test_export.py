@@ -209,6 +209,7 @@ class TestPeft:
 
 
 class TestOnnx:
+    @pytest.mark.usefixtures("slow")
     @pytest.mark.parametrize("overrides", [["video_prompt.name=context", "video_encoder.split_layer=8"], ["tuning.name=lora"]])
     def test_the_towers_have_a_graph_that_is_right_for_other_batches(self, overrides: list[str]) -> None:
         """What the exporter begins with; it needs no other library."""

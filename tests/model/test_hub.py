@@ -79,6 +79,7 @@ def test_what_is_not_there_is_said_in_a_sentence(server: Hub, saved: Path, tmp_p
     assert "the hub does not answer" in error, error
 
 
+@pytest.mark.usefixtures("slow")
 def test_what_is_pushed_is_fetched(server: Hub, saved: Path, tmp_path: Path) -> None:
     address, error = asked(PUSH, tmp_path, server.address, "hf://lab/new", str(saved))
     assert address.startswith(f"{server.address}/lab/new/commit/"), error

@@ -156,6 +156,7 @@ def test_a_sweep_point_is_not_the_method(book: Book) -> None:
     assert {label for label, _ in specific.rows} == {"VoP^P", "VoP^C"}
 
 
+@pytest.mark.usefixtures("slow")
 def test_what_may_not_count_does_not(book: Book) -> None:
     reasons = [reason for _, reason in book.left_out]
     assert {"FAILED", "KILLED"} <= set(reasons)
@@ -165,6 +166,7 @@ def test_what_may_not_count_does_not(book: Book) -> None:
     assert shown["runs"] == "1"
 
 
+@pytest.mark.usefixtures("slow")
 def test_every_run_is_either_counted_or_left_out_with_a_reason(store: Store, book: Book) -> None:
     page = page_of(book, "toy")
     counted, left = (next(s for s in page.sections if s.slug == slug) for slug in ("runs", "left-out"))
@@ -245,6 +247,7 @@ def test_figures_1_and_3_are_differences(book: Book) -> None:
     assert bars.column("average")["VoP^F+C"].paper == pytest.approx(1.4)
 
 
+@pytest.mark.usefixtures("slow")
 def test_nothing_run_is_said_and_the_papers_number_does_not_fill_in(book: Book) -> None:
     cell = table_2(book, ["msrvtt-9k", "toy"]).column("msrvtt-9k")["VoP"]
     assert (str(cell), cell.paper_text) == ("not run", "39.6")
@@ -293,6 +296,7 @@ def test_the_first_table_is_whole_on_a_screen_of_1280_pixels(book: Book, tmp_pat
         assert shown.value("(e => e.scrollWidth - e.clientWidth)(document.querySelector('.scroll'))") <= 0
 
 
+@pytest.mark.usefixtures("slow")
 def test_markdown_tables_are_whole(book: Book) -> None:
     text = markdown(page_of(book, "toy"))
     assert "| VoP |" in text and "(paper 39.6)" in text and "not run" in text
