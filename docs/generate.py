@@ -48,7 +48,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed-short": measured.speed_short,
     **{
         f"speed-{name}": (lambda name=name: measured.speed(name))
-        for name in ("model", "gpu", "data", "scale", "scores", "heads", "index", "sweep", "start", "serve")
+        for name in ("model", "gpu", "data", "scale", "scores", "heads", "index", "moments", "sweep", "start", "serve")
     },
 }
 
