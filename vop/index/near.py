@@ -28,7 +28,7 @@ NEAR = "near"
 NAME = re.compile(r"graph-(\d{6})-(\d{6})-([0-9a-f]{8})\.usearch")
 EXACT = 200_000  # windows that are searched exactly
 FEW = EXACT // 4  # windows that are not worth a graph
-CANDIDATES = 128  # windows that each graph is asked for
+CANDIDATES = 64  # windows that each graph is asked for
 SAMPLE = 100  # windows that recall is measured with
 ADDED = 4096  # windows between two looks at progress
 LIBRARY = "usearch (pip install 'vop[index]')"
@@ -61,7 +61,7 @@ class Graph:
 
     def nearest(self, vector_E: NDArray[np.float32], count: int) -> Keys:
         """The keys of the windows nearest to a query, some of which may be another's."""
-        self.opened.expansion_search = max(count, 128)
+        self.opened.expansion_search = max(count, 64)
         return np.asarray(self.opened.search(vector_E, count, threads=1).keys, np.uint64)
 
 

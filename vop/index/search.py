@@ -33,6 +33,7 @@ RANKED = 2000  # windows whose videos a head with a score of its own scores
 MORE = 2000  # windows that each graph is asked for where fewer made too few moments
 GROWN, BESIDE = 50, 20  # so many best windows, and those on each side of them, are scored: moments grow at most so far
 SAMPLE = 1000  # windows of a large index that are scored for every query, to know what a typical score is
+FEW_ROWS = 2**13
 AT_ONCE = 2**15  # windows whose embeddings are made float32 together
 WHOLE = 1e9  # seconds: longer than any clip
 
@@ -218,13 +219,13 @@ class Index:
         def score(place_M: NDArray[np.int64]) -> None:
             place_M = place_M[wanted_N[place_M]]
             for part in np.array_split(place_M, 1 + len(place_M) // AT_ONCE):
-                score_N[part] = np.nan_to_num(vector_NE[part].astype(np.float32) @ vector_E, nan=-np.inf)
+                score_N[part] = np.nan_to_num(_dots(vector_NE[part].astype(np.float32), vector_E), nan=-np.inf)
 
         if not self.graphs or np.count_nonzero(wanted_N) <= EXACT:
             score(np.arange(len(self)))
             return score_N
         place_S, sample_SE = self._sample
-        score_N[place_S] = np.where(wanted_N[place_S], np.nan_to_num(sample_SE @ vector_E, nan=-np.inf), -np.inf)
+        score_N[place_S] = np.where(wanted_N[place_S], np.nan_to_num(_dots(sample_SE, vector_E), nan=-np.inf), -np.inf)
         named_M = self._named(vector_E, asked)
         score(np.concatenate([named_M, self._uncovered]))
         best = named_M[np.argsort(-score_N[named_M], kind="stable")[:GROWN]]
@@ -275,3 +276,10 @@ class Index:
             self._told.add(name)
             place = join(self.table.folder, PARTS, name)
             logger.warning("%s is damaged (%s): its videos are left out; vop index mends it", place, damaged[name])
+
+
+def _dots(vector_ME: NDArray[np.float32], vector_E: NDArray[np.float32]) -> NDArray[np.float32]:
+    """[M]. A few rows on one thread: those of BLAS would cost more than they spare."""
+    if len(vector_ME) < FEW_ROWS:
+        return np.asarray(np.einsum("me,e->m", vector_ME, vector_E))
+    return np.asarray(vector_ME @ vector_E)
