@@ -25,10 +25,10 @@ def interleaved(ways: Mapping[str, Callable[[], object]], rounds: int, warm_up: 
     costs: dict[str, list[Cost]] = {name: [] for name in ways}
     for number in range(0 if warm_up else 1, rounds + 1):
         for name, way in ways.items():
-            cpu, wall = _cpu_seconds(), time.monotonic()
+            cpu, wall = cpu_seconds(), time.monotonic()
             way()
             if number:
-                costs[name].append(Cost(_cpu_seconds() - cpu, time.monotonic() - wall))
+                costs[name].append(Cost(cpu_seconds() - cpu, time.monotonic() - wall))
     return costs
 
 
@@ -38,6 +38,7 @@ def median_ratio(way: list[Cost], against: list[Cost], figure: str = "cpu") -> f
     return float(statistics.median(ratios))
 
 
-def _cpu_seconds() -> float:
+def cpu_seconds() -> float:
+    """CPU seconds of this process and its ended children until now."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system

@@ -18,6 +18,7 @@ import torch
 from numpy.typing import NDArray
 
 from pipelines.search.build import find_model
+from pipelines.throughput import cpu_seconds
 from pipelines.throughput.data import Measurement
 from vop.fingerprint import fingerprint
 from vop.index.near import extend
@@ -71,11 +72,11 @@ def _grown(folder: Path, windows: int) -> Iterator[Measurement]:
     most = before
     for step in range(STEPS):
         vectors = random_windows(size, step)
-        started = _cpu(process)
+        started = cpu_seconds()
         table = read_table(str(folder))
-        append(table, [_video(vectors[at : at + VIDEO], f"{step}-{at}") for at in range(0, size, VIDEO)])
+        append(table, [video_row(vectors[at : at + VIDEO], f"{step}-{at}") for at in range(0, size, VIDEO)])
         extend(table)
-        costs.append(_cpu(process) - started)
+        costs.append(cpu_seconds() - started)
         most = max(most, process.memory_info().rss)
     written = _bytes(folder)
     ratio = sum(costs[STEPS // 2 :]) / sum(costs[: STEPS // 2])
@@ -86,7 +87,8 @@ def _grown(folder: Path, windows: int) -> Iterator[Measurement]:
     yield Measurement("on disk, with graphs, a window", f"{written / (STEPS * size):.0f} bytes")
 
 
-def _video(vectors: Vectors, name: str) -> dict[str, Any]:
+def video_row(vectors: Vectors, name: str) -> dict[str, Any]:
+    """What an index holds of a made-up video with these windows, 10 s long, one each 5 s."""
     start = 5.0 * np.arange(len(vectors))
     return {
         **{"path": f"/nowhere/{name}.mp4", "size": 1, "mtime_ns": 0, "content": name},
@@ -96,10 +98,9 @@ def _video(vectors: Vectors, name: str) -> dict[str, Any]:
 
 
 def _searched(folder: Path, windows: int) -> Iterator[Measurement]:
-    process = psutil.Process()
-    started = _cpu(process)
+    started = cpu_seconds()
     index = _Numbered(read_table(str(folder)))
-    yield Measurement("opening", f"{_cpu(process) - started:.1f} CPU s")
+    yield Measurement("opening", f"{cpu_seconds() - started:.1f} CPU s")
     rng = np.random.default_rng(STEPS)
     near = rng.integers(0, len(index), QUERIES)
     stray = rng.standard_normal((QUERIES, WIDTH), np.float32) / WIDTH**0.5
@@ -111,13 +112,13 @@ def _searched(folder: Path, windows: int) -> Iterator[Measurement]:
     asked: dict[str, float] = {"exact": 0.0, "near": 0.0}
     found, seconds = [], []
     for number, query_E in enumerate(index.queries):
-        started = _cpu(process)
+        started = cpu_seconds()
         score_N = (vector_NE @ torch.from_numpy(query_E)).numpy()
         exact.append(np.argpartition(-score_N, BEST)[:BEST])
-        asked["exact"] += _cpu(process) - started
-        started, clock = _cpu(process), time.monotonic()
+        asked["exact"] += cpu_seconds() - started
+        started, clock = cpu_seconds(), time.monotonic()
         index.search(str(number))
-        asked["near"] += _cpu(process) - started
+        asked["near"] += cpu_seconds() - started
         seconds.append(time.monotonic() - clock)
         near_N = index.cosines(query_E, everything_N)
         found.append(np.isin(exact[-1], np.argpartition(-near_N, BEST)[:BEST]).mean())
@@ -127,11 +128,6 @@ def _searched(folder: Path, windows: int) -> Iterator[Measurement]:
     yield Measurement("a query, with its moments", f"{1000 * typical:.0f} ms")
     hours = typical * max(1.0, HOURS / windows)
     yield Measurement("a query in windows of 1,000 hours", f"{hours:.2f} s", "below 1 s", hours < 1)
-
-
-def _cpu(process: psutil.Process) -> float:
-    times = process.cpu_times()
-    return float(times.user + times.system)
 
 
 def _bytes(folder: Path) -> int:

@@ -24,6 +24,7 @@ from pipelines.cluster.servers import ServerError
 from pipelines.cluster.ui import HOST, free_port
 from pipelines.search.build import find_model
 from pipelines.throughput.data import Measurement
+from pipelines.throughput.index import video_row
 from vop.fingerprint import fingerprint
 from vop.index.table import ADAPTER, Manifest, append, read_table, write_manifest
 from vop.model.adapter import save_adapter
@@ -61,14 +62,7 @@ def _videos(windows: int, width: int, rng: np.random.Generator) -> Iterator[dict
         count = min(VIDEO, windows - first)
         vector_NE = rng.standard_normal((count, width), np.float32)
         vector_NE /= np.linalg.norm(vector_NE, axis=1, keepdims=True)
-        start_N = 5.0 * np.arange(count)
-        file = {"path": f"/nowhere/{number}.mp4", "size": number, "mtime_ns": 0, "content": f"{number:064x}"}
-        yield {
-            **file,
-            "start": start_N.tolist(),
-            "end": (start_N + 10).tolist(),
-            "vectors": [row.tobytes() for row in vector_NE.astype(np.float16)],
-        }
+        yield video_row(vector_NE, f"{number:064x}")
 
 
 @contextmanager
