@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from pipelines.cli import cluster, comparing, data, leaving, serving, throughput, training, using
+from pipelines.cli import cluster, comparing, data, exporting, serving, throughput, training, using
 from pipelines.cli.say import console, fail, fail_in_worker, say, show_traceback, speaking
 from pipelines.cluster.stop import Stopped, stoppable
 from vop.errors import VopError
@@ -20,7 +20,7 @@ GROUPS = {  # of `vop --help`
     "Data": (data.prepare, data.verify, data.clean),
     "Training": (training.demo, training.check, training.train, training.tune, training.config),
     "Comparing": (comparing.evaluate, comparing.methods, comparing.report, comparing.retrieved, comparing.ui),
-    "Using": (using.index, using.search, serving.serve, using.convert, leaving.export, leaving.push),
+    "Using": (using.index, using.search, serving.serve, using.convert, exporting.export, exporting.push),
     "Cluster": (cluster.doctor, cluster.submit, cluster.jobs, cluster.logs, cluster.stop),
 }
 

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 
-from pipelines.cli import leaving
+from pipelines.cli import exporting
 from tests.support.tiny import disturb
 from tests.support.videos import write_clips
 from vop.config import load_experiment
@@ -113,7 +113,7 @@ class TestCommands:
     @pytest.mark.parametrize("form", ["sentence-transformers", "peft"])
     def test_export(self, form: Any, tmp_path: Path) -> None:
         saved = save_adapter(adapter("tuning.name=lora"), tmp_path / "adapter")
-        leaving.export(str(saved), tmp_path / "out", form, [], "mit")
+        exporting.export(str(saved), tmp_path / "out", form, [], "mit")
         assert load_adapter(tmp_path / "out").fingerprint == load_adapter(saved).fingerprint
         block = yaml.safe_load((tmp_path / "out/README.md").read_text().split("---\n")[1])
         assert (block["library_name"], block["license"]) == (form, "mit")
@@ -130,10 +130,10 @@ class TestCommands:
             return "http://hub/commit"
 
         monkeypatch.setattr("vop.model.hub.pushed", take)
-        leaving.push(str(saved), "hf://lab/toy", [], private=True)
+        exporting.push(str(saved), "hf://lab/toy", [], private=True)
         assert sent == {"files": {CARD, TENSORS, "README.md", *files}, "place": "hf://lab/toy", "private": True}
         with pytest.raises(AdapterError, match="is no place on the hub"):
-            leaving.push(str(saved), "lab/toy", [])
+            exporting.push(str(saved), "lab/toy", [])
 
 
 class TestPeft:
