@@ -5,15 +5,19 @@ from __future__ import annotations
 import os
 import re
 import socket
+from importlib.metadata import entry_points
 from pathlib import Path
 from urllib.parse import urlsplit
 
 from vop.config import ConfigError, TrackingConfig
 from vop.errors import AdapterError, VopError
 from vop.model.hub import HUB, fetched, is_hub
+from vop.secrets import masked
 
 REGISTERED = "models:/"
-PORTS = {"http": 80, "https": 443, "postgresql": 5432, "mysql": 3306, "mssql": 1433}  # of servers that keep runs
+DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
+PORTS = {"http": 80, "https": 443, **DATABASES}  # of servers that keep runs
+DATABRICKS = "databricks"
 NAMED = re.compile(r"[^/:'\"`\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -65,18 +69,28 @@ def partial_files(file: Path) -> list[Path]:
 
 def check_address(uri: str) -> None:
     """Raise ConfigError for an address of a kind in which MLflow keeps no runs."""
+    shown = masked(uri)
     try:
-        scheme, host = urlsplit(uri).scheme.partition("+")[0], urlsplit(uri).hostname
+        scheme, host = _scheme(uri), urlsplit(uri).hostname
     except ValueError as error:
-        raise ConfigError(f"tracking.uri: {uri}: {error}") from error
+        raise ConfigError(f"tracking.uri: {shown}: {error}") from error
     if scheme in ("http", "https") and not host:
-        raise ConfigError(f"tracking.uri: {uri} names no server; valid: http://server:5000")
-    if scheme in ("", "file") and uri != "databricks" and not os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+        raise ConfigError(f"tracking.uri: {shown} names no server; valid: http://server:5000")
+    if scheme in ("", "file"):
+        if os.environ.get("MLFLOW_ALLOW_FILE_STORE"):
+            return
         raise ConfigError(
-            f"tracking.uri: {uri} is a folder, in which MLflow keeps runs no longer; valid: sqlite:////path/mlflow.db, "
+            f"tracking.uri: {shown} is a folder, in which MLflow keeps runs no longer; valid: sqlite:////path/mlflow.db, "
             "http://server, postgresql://server/database (mlflow migrate-filestore takes old runs along)"
         )
+    if scheme not in {*PORTS, "sqlite", DATABRICKS, *entry_points(group="mlflow.tracking_store").names}:
+        raise ConfigError(f"tracking.uri: {shown}: MLflow keeps no runs there; valid: sqlite, {', '.join(PORTS)}, {DATABRICKS}")
     sqlite_file(uri)
+
+
+def _scheme(uri: str) -> str:
+    """`postgresql` of postgresql+psycopg2://server, DATABRICKS of that word alone; "" of a folder."""
+    return DATABRICKS if uri == DATABRICKS else urlsplit(uri).scheme.partition("+")[0]
 
 
 def check_server(config: TrackingConfig) -> None:
@@ -84,17 +98,41 @@ def check_server(config: TrackingConfig) -> None:
 
     A server that goes away later is waited for.
     """
-    check_address(tracking_uri(config))
-    uri = urlsplit(tracking_uri(config))
+    address = tracking_uri(config)
+    check_address(address)
+    where = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
+    uri = urlsplit(_databricks(address) if _scheme(address) == DATABRICKS else address)
     port = PORTS.get(uri.scheme.partition("+")[0])
     if port is None or not uri.hostname:  # a file, or a socket in one
         return
-    where = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
+    _check_driver(address, where)
     try:
         socket.create_connection((uri.hostname, uri.port or port), timeout=5).close()
     except (OSError, ValueError) as error:  # ValueError: a port that is no number
         place = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}"
         raise TrackingError(f"{where}: no MLflow server answers at {place} ({error})") from error
+
+
+def _databricks(uri: str) -> str:
+    """The server that a Databricks address means on this machine."""
+    from mlflow.utils.databricks_utils import get_databricks_host_creds
+
+    try:
+        return str(get_databricks_host_creds(uri).host)
+    except Exception as error:  # of its library as well
+        raise TrackingError(f"tracking.uri: {uri}: no server and no credentials are configured for Databricks") from error
+
+
+def _check_driver(uri: str, where: str) -> None:
+    """Raise TrackingError for a database whose driver is not installed."""
+    if _scheme(uri) in DATABASES:
+        from sqlalchemy.engine import make_url
+        from sqlalchemy.exc import ArgumentError, NoSuchModuleError
+
+        try:
+            make_url(uri).get_dialect().import_dbapi()
+        except (ImportError, NoSuchModuleError, ArgumentError) as error:
+            raise TrackingError(f"{where}: {masked(uri)}: the driver of this database is missing: {error}") from error
 
 
 def check_runs(config: TrackingConfig) -> None:

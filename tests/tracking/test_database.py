@@ -85,16 +85,31 @@ def test_another_schema_is_a_sentence_and_changes_nothing(tmp_path: Path, versio
         ("sqlite:////tmp/a%b/mlflow.db", "no [?] and no %"),
         ("http://[::1", "tracking.uri: http://.*Invalid IPv6"),
         ("https:///mlflow", "names no server"),
-        ("gopher://somewhere", "tracking.uri: gopher://somewhere"),
+        ("gopher://somewhere", "tracking.uri: gopher://somewhere: MLflow keeps no runs there; valid: sqlite"),
+        ("databricks-uc://profile", "MLflow keeps no runs there"),
     ],
 )
 def test_an_address_of_another_kind_is_a_sentence(address: str, sentence: str) -> None:
     tracking = TrackingConfig(uri=address)
     with pytest.raises(ConfigError, match=sentence):
         find_sweep(tracking, "x")
-    if "gopher" not in address:
-        with pytest.raises(ConfigError, match=sentence):
-            check_server(tracking)
+    with pytest.raises(ConfigError, match=sentence):
+        check_server(tracking)
+
+
+@pytest.mark.parametrize(
+    ("address", "sentence"),
+    [
+        ("databricks", "no server and no credentials are configured for Databricks"),
+        ("databricks://nobody", "no server and no credentials are configured for Databricks"),
+        ("mysql+nobody://me:secret@127.0.0.1/runs", "the driver of this database is missing"),
+    ],
+)
+def test_what_cannot_be_asked_is_said_before_work(address: str, sentence: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABRICKS_CONFIG_FILE", "/nowhere")
+    with pytest.raises(TrackingError, match=sentence) as caught:
+        check_server(TrackingConfig(uri=address))
+    assert "secret" not in str(caught.value)
 
 
 def test_passwords_are_not_shown() -> None:
