@@ -18,6 +18,7 @@ from pipelines.report.tables import (
     Value,
     figure_1,
     figure_3,
+    gains,
     groups,
     rescored,
     table_1,
@@ -76,7 +77,7 @@ def page_of(book: Book, benchmark: str, facts: Sequence[tuple[str, str]] = ()) -
         context_modules(book, shown),
         context_roles(book, benchmark),
         *(ablation(book, benchmark, axis) for axis in AXES),
-        *([found] if (found := groups(book, benchmark)) else []),
+        *filter(None, (groups(book, benchmark), gains(book, benchmark))),
         rescored(book, benchmark),
     ]
     used = {

@@ -206,6 +206,18 @@ def rescored(book: Book, benchmark: str) -> Section:
     return Section("rescored", f"Corrected scores on {benchmark}: dual softmax and QB-Norm", note, columns, rows)
 
 
+def gains(book: Book, benchmark: str) -> Section | None:
+    """nDCG@10 and MAP beside R@1, of runs that logged them."""
+    columns = {"R@1": "R1", "nDCG@10": "nDCG10", "MAP": "MAP"}
+    rows: list[tuple[str, list[Value | str]]] = [
+        (name, [value(cell, f"test/t2v/{metric}") for metric in columns.values()])
+        for name in METHODS
+        if (cell := book.method(benchmark, name)) and cell.values("test/t2v/nDCG10")
+    ]
+    note = "Text to video, in percent, as MTEB and trec_eval count them: each query has one true video, so MAP is MRR."
+    return Section("gains", f"nDCG@10 and MAP on {benchmark}", note, list(columns), rows) if rows else None
+
+
 def groups(book: Book, benchmark: str) -> Section | None:
     """R@1 by group of queries, for a benchmark that has groups."""
     cells = {name: cell for name in METHODS if (cell := book.method(benchmark, name))}

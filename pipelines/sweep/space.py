@@ -26,7 +26,7 @@ from vop.paper.methods import METHODS, overrides_of
 
 FIXED = ("tracking.", "resources.", "seed", "name", "benchmark.name")  # of no effect on a result, or set otherwise
 PART = "part"  # for samplers: which part of a space a draw is of
-METRICS = re.compile(r"val/(pair_accuracy|([^/]+/)?(t2v|v2t)/(R1|R5|R10|MdR|MnR))")
+METRICS = re.compile(r"val/(pair_accuracy|t2v/(nDCG10|MAP)|([^/]+/)?(t2v|v2t)/(R1|R5|R10|MdR|MnR))")
 PROMPTS = ("text_prompt", "video_prompt", "video_encoder")
 Point = dict[str, Any]  # key of a space -> value
 
@@ -80,7 +80,7 @@ def _load(name: str) -> Space:
     if not METRICS.fullmatch(metric):
         raise ConfigError(
             f"space {name}: METRIC {metric!r} is not logged; valid: val/t2v/ or val/v2t/ (or of a group of queries, as in "
-            "val/ordinary/t2v/) with R1, R5, R10, MdR or MnR; val/pair_accuracy"
+            "val/ordinary/t2v/) with R1, R5, R10, MdR or MnR; val/t2v/nDCG10, val/t2v/MAP, val/pair_accuracy"
         )
     for key in {key for part in parts for key in part}:
         if key.startswith(FIXED):

@@ -19,7 +19,7 @@ from pipelines.report import page_of, report
 from pipelines.report.ablations import AXES, ablation
 from pipelines.report.cells import Book, book_of
 from pipelines.report.page import csv_text, html, markdown
-from pipelines.report.tables import Section, Value, figure_1, figure_3, table_1, table_2
+from pipelines.report.tables import Section, Value, figure_1, figure_3, gains, table_1, table_2
 from pipelines.tracking import LoggedRun, logged_runs, tracking_uri
 from pipelines.tracking.experiment import experiment_id
 from tests.support.browser import CHROMIUM, browser
@@ -137,6 +137,17 @@ def test_every_method_has_its_row_of_table_1(book: Book, name: str) -> None:
     assert (found["queries"], found["seeds"], found["commit"]) == ("240", "3", "abc1234567")
     cell = book.method("toy", name)
     assert cell and {entry.params["seed"] for entry in cell.entries} == {"0", "1", "2"}
+
+
+def test_ndcg_and_map_stand_beside_r1_where_runs_have_logged_them(empty: Store) -> None:
+    run = empty.add(TOY, 30.0)
+    assert gains(empty.book(), "toy") is None
+    for name, score in (("nDCG10", 44.0), ("MAP", 40.0)):
+        empty.client.log_metric(run, f"test/t2v/{name}", score)
+    found = gains(empty.book(), "toy")
+    assert found is not None
+    assert {name: number(score) for name, score in row(found, "VoP").items()} == {"R@1": 30.0, "nDCG@10": 44.0, "MAP": 40.0}
+    assert found in page_of(empty.book(), "toy").sections
 
 
 def test_a_sweep_point_is_not_the_method(book: Book) -> None:

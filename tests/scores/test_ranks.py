@@ -66,6 +66,8 @@ def test_hand_example():
         "v2t/MdR": 1.0,
         "v2t/MnR": pytest.approx(4 / 3),
         "v2t/queries": 3,
+        "t2v/nDCG10": pytest.approx(100 * (1 + (1 + 1 / np.log2(3)) / 2 + 1 / np.log2(4)) / 3),
+        "t2v/MAP": pytest.approx(100 * (1 + (1 + 1 / 2) / 2 + 1 / 3) / 3),
     }
 
 
@@ -75,6 +77,14 @@ def test_rank_and_hits_of_given_counts():
     np.testing.assert_allclose(result.hit(1), [1, 1 / 4, 0, 0, 0])
     np.testing.assert_allclose(result.hit(5), [1, 1, 1, 2 / 3, 0])
     np.testing.assert_allclose(result.hit(15), [1, 1, 1, 1, 3 / 5])
+
+
+def test_gains_are_the_means_over_all_orders_of_tied_items() -> None:
+    result = Ranks(np.array([0, 2, 8, 11]), np.array([0, 1, 4, 0]))
+    places = [[1], [3, 4], [9, 10, 11, 12, 13], [12]]
+    ndcg = [np.mean([1 / np.log2(1 + place) if place <= 10 else 0.0 for place in own]) for own in places]
+    found = [np.mean([1 / place for place in own]) for own in places]
+    assert result.gains() == {"nDCG10": pytest.approx(100 * np.mean(ndcg)), "MAP": pytest.approx(100 * np.mean(found))}
 
 
 def test_median_of_an_even_number_is_between_the_middles():

@@ -46,8 +46,20 @@ class Ranks:
 
     def hit(self, k: int) -> NDArray[np.float64]:
         """[Q], in 0..1: the probability that the truth is in the top k when ties are put in random order."""
-        places_Q = self.ties_Q + 1
-        return np.clip(k - self.higher_Q, 0, places_Q) / places_Q
+        return self._gained(np.ones(k))
+
+    def _gained(self, gain_K: NDArray[np.float64]) -> NDArray[np.float64]:
+        """[Q]: the mean of a gain of each rank, none after the Kth, over random orders of the tied items."""
+        total = np.concatenate([[0.0], np.cumsum(gain_K)])
+        first_Q, last_Q = (np.minimum(rank_Q, len(gain_K)) for rank_Q in (self.higher_Q, self.higher_Q + self.ties_Q + 1))
+        gained_Q: NDArray[np.float64] = (total[last_Q] - total[first_Q]) / (self.ties_Q + 1)
+        return gained_Q
+
+    def gains(self, prefix: str = "") -> dict[str, float]:
+        """nDCG10 and MAP, in percent, of queries with one true item each, as MTEB and trec_eval have them (MAP is then MRR)."""
+        places = np.arange(1, (self.higher_Q + self.ties_Q).max() + 2)
+        gained = {"nDCG10": 1 / np.log2(places[:10] + 1), "MAP": 1 / places}
+        return {f"{prefix}{name}": 100 * float(self._gained(gain_K).mean()) for name, gain_K in gained.items()}
 
     def metrics(self, prefix: str = "") -> dict[str, float]:
         """R1, R5, R10 (percent), MdR, MnR (ranks, from 1), queries (a count). ValueError for none."""
@@ -106,7 +118,7 @@ def ranks_of(counts: Counts) -> Ranks:
 def retrieval_metrics(
     text_ME: Array, video_NE: Array, video_of_text_M: Array, group_M: Array | None = None
 ) -> dict[str, float]:
-    """`Ranks.metrics` of both directions, flat: "t2v/R1" to "t2v/queries", "v2t/R1" to "v2t/queries".
+    """`Ranks.metrics` of both directions, flat: "t2v/R1" to "t2v/queries", "v2t/R1" to "v2t/queries"; "t2v/nDCG10", "t2v/MAP".
 
     group_M: a name for each caption; adds "<name>/t2v/..." over its captions and "<name>/v2t/..." over their
     videos, each still ranked against everything. Raises as `ranks`.
@@ -116,7 +128,7 @@ def retrieval_metrics(
 
 def grouped_metrics(t2v: Ranks, v2t: Ranks, video_of_text_M: Array, group_M: Array | None = None) -> dict[str, float]:
     """`retrieval_metrics` of ranks that are known."""
-    result = t2v.metrics("t2v/") | v2t.metrics("v2t/")
+    result = t2v.metrics("t2v/") | v2t.metrics("v2t/") | t2v.gains("t2v/")
     names_M = np.asarray([] if group_M is None else group_M)
     for name in np.unique(names_M):
         member_M = names_M == name
