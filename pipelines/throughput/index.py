@@ -104,11 +104,11 @@ def _searched(folder: Path, windows: int) -> Iterator[Measurement]:
     rng = np.random.default_rng(STEPS)
     near = rng.integers(0, len(index), QUERIES)
     stray = rng.standard_normal((QUERIES, WIDTH), np.float32) / WIDTH**0.5
-    index.queries = _unit(index.vectors[near].astype(np.float32) + 0.7 * stray)
+    index.queries = _unit(index.cosines.vectors[near].astype(np.float32) + 0.7 * stray)
     everything_N = np.ones(len(index), bool)
-    index.cosines(index.queries[0], everything_N)  # graphs are opened once
+    index.cosines.of(index.queries[0], everything_N)  # graphs are opened once
     torch.set_num_threads(1)
-    exact, vector_NE = [], torch.from_numpy(index.vectors.astype(np.float32))
+    exact, vector_NE = [], torch.from_numpy(index.cosines.vectors.astype(np.float32))
     asked: dict[str, float] = {"exact": 0.0, "near": 0.0}
     found, seconds = [], []
     for number, query_E in enumerate(index.queries):
@@ -120,7 +120,7 @@ def _searched(folder: Path, windows: int) -> Iterator[Measurement]:
         index.search(str(number))
         asked["near"] += cpu_seconds() - started
         seconds.append(time.monotonic() - clock)
-        near_N = index.cosines(query_E, everything_N)
+        near_N = index.cosines.of(query_E, everything_N)
         found.append(np.isin(exact[-1], np.argpartition(-near_N, BEST)[:BEST]).mean())
     recall, cheaper, typical = float(np.mean(found)), asked["exact"] / asked["near"], float(np.median(seconds))
     yield Measurement(f"of the {BEST} best windows of an exact search, found", f"{100 * recall:.1f}%", "99%", recall >= 0.99)

@@ -79,7 +79,9 @@ def test_scores_are_those_of_the_windows_themselves(opened: Index, folder: Path)
     hit = opened.search(BOX, top=1)[0]
     assert hit.score == pytest.approx(best[3], abs=1e-3)
     assert len(expected) == len(opened)
-    assert sorted(opened.vectors @ retriever.embed_texts([BOX])[0]) == pytest.approx(sorted(e[3] for e in expected), abs=1e-3)
+    assert sorted(opened.cosines.vectors @ retriever.embed_texts([BOX])[0]) == pytest.approx(
+        sorted(e[3] for e in expected), abs=1e-3
+    )
 
 
 def test_a_video_no_longer_than_a_window_scores_as_the_retriever_says(opened: Index, folder: Path) -> None:

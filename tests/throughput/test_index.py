@@ -6,14 +6,14 @@ import pytest
 
 from pipelines.throughput.index import measure
 from pipelines.throughput.moments import LONG, Scene
-from vop.index import near, search
+from vop.index import cosines, near
 from vop.index.search import Hit
 from vop.toy.videos import plan
 
 
 def test_an_index_with_graphs_is_grown_and_searched(monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("usearch")
-    for module in (near, search):
+    for module in (cosines, near):
         monkeypatch.setattr(module, "EXACT", 800)
     monkeypatch.setattr(near, "FEW", 200)
     rows = {row.what: row for row in measure(2000)}

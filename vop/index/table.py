@@ -106,13 +106,14 @@ class Held:
 
 @dataclass
 class Table:
-    """An index as its parts tell it, without its numbers. damaged: parts that cannot be read, and why."""
+    """An index as its parts tell it, without its numbers. damaged: parts that cannot be read, and why; told: those so named."""
 
     folder: str
     manifest: Manifest
     files: dict[str, File] = field(default_factory=dict)
     held: dict[str, Held] = field(default_factory=dict)
     damaged: dict[str, str] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     parts: int = 0  # the number of the next one
 
     @property
