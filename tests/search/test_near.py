@@ -109,9 +109,10 @@ def test_recall_is_that_of_brute_force(table: Table) -> None:
     near.extend(table)
     index = Index(read_table(table.folder))
     graph, vectors = index.cosines.graphs[0], index.cosines.vectors.astype(np.float32)
-    assert near.recall(graph, index.cosines._keys, vectors, count=len(index)) >= 0.9  # to some windows no edge leads: threads build it
-    assert 0.9 <= near.recall(graph, index.cosines._keys, vectors, count=60) <= 1
-    assert near.recall(graph, index.cosines._keys, vectors, count=1) <= 0.1
+    keys = index.cosines._keys
+    assert near.recall(graph, keys, vectors, count=len(index)) >= 0.9  # threads build it: to some windows no edge may lead
+    assert 0.9 <= near.recall(graph, keys, vectors, count=60) <= 1
+    assert near.recall(graph, keys, vectors, count=1) <= 0.1
 
 
 def test_graphs_only_grow(table: Table, monkeypatch: pytest.MonkeyPatch) -> None:
