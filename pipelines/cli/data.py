@@ -60,7 +60,7 @@ def clean(
 ) -> None:
     """List what caches, dead runs and unsent metrics hold on disk; remove only what --remove names."""
     experiment = load_experiment(*recipe_and_overrides(overrides))
-    from pipelines.cli.tables import print_table
+    from pipelines.cli.table import print_table
     from pipelines.train import holdings
 
     there = holdings.holdings(experiment)

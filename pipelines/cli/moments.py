@@ -8,7 +8,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pipelines.cli.say import say
-from pipelines.cli.tables import print_table
+from pipelines.cli.table import print_table
 from vop.messages import visible
 
 if TYPE_CHECKING:

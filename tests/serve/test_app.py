@@ -19,7 +19,8 @@ from PIL import Image
 
 from pipelines.search import windows
 from pipelines.search.build import index
-from pipelines.serve.app import LONGEST, MOST, RUNNING, make_app
+from pipelines.serve.answers import LONGEST, MOST
+from pipelines.serve.app import RUNNING, make_app
 from pipelines.serve.limits import BusyError, Rate
 from pipelines.serve.shelf import Shelf
 from pipelines.serve.strips import FRAMES, SIDE, WIDTH, strip
