@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import shutil
 import socket
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -11,13 +12,16 @@ from urllib.parse import urlsplit
 
 from vop.config import ConfigError, TrackingConfig
 from vop.errors import AdapterError, VopError
-from vop.model.hub import HUB, fetched, is_hub
+from vop.fingerprint import fingerprint
+from vop.messages import one_line
+from vop.model.hub import FILES, HUB, fetched, is_hub
 from vop.secrets import masked
 
 REGISTERED = "models:/"
 DATABASES = {"postgresql": 5432, "mysql": 3306, "mssql": 1433}
 PORTS = {"http": 80, "https": 443, **DATABASES}  # of servers that keep runs
 DATABRICKS = "databricks"
+COPIES, ADAPTERS = "~/.cache/vop/outputs", "~/.cache/vop/adapters"  # of what is at an address
 NAMED = re.compile(r"[^/:'\"`\\\x00-\x1f\x7f]{1,200}")
 
 
@@ -26,12 +30,9 @@ class TrackingError(VopError, RuntimeError):
 
 
 def output_folder(config: TrackingConfig) -> Path:
-    """Where runs, adapters and the default tracking database are. Raises ConfigError for an address."""
+    """Where runs, adapters and the default tracking database are; of an address this machine's copy (`pipelines/output.py`)."""
     if "://" in config.output:
-        raise ConfigError(
-            f"tracking.output: {config.output} is no folder; give one that all machines share (checkpoints and adapters are "
-            "not kept on object storage); where MLflow is says tracking.uri"
-        )
+        return Path(COPIES).expanduser() / fingerprint([config.output.rstrip("/")])
     try:
         return Path(os.path.expanduser(config.output)).resolve()
     except (OSError, RuntimeError) as error:  # links that go round in a circle
@@ -44,8 +45,18 @@ def checkpoint_folder(config: TrackingConfig, run_id: str) -> Path:
 
 
 def tracking_uri(config: TrackingConfig) -> str:
-    """The recipe's address, else MLFLOW_TRACKING_URI, else an SQLite file in the output folder (absolute path)."""
-    return config.uri or os.environ.get("MLFLOW_TRACKING_URI", "") or f"sqlite:///{output_folder(config)}/mlflow.db"
+    """The recipe's address, else MLFLOW_TRACKING_URI, else an SQLite file in the output folder (absolute path).
+
+    Raises ConfigError for none of them: an SQLite file cannot be at an address.
+    """
+    if said := config.uri or os.environ.get("MLFLOW_TRACKING_URI", ""):
+        return said
+    if "://" in config.output:
+        raise ConfigError(
+            f"tracking.output: {masked(config.output)} is no folder, where runs could be tracked in a file: say where MLflow "
+            "is, tracking.uri=http://server:5000"
+        )
+    return f"sqlite:///{output_folder(config)}/mlflow.db"
 
 
 def sqlite_file(uri: str) -> Path | None:
@@ -153,12 +164,14 @@ def check_name(name: str) -> None:
 
 
 def adapter_folder(where: str | Path) -> Path | None:
-    """The folder of an adapter, fetched if it is on the hub (`hf://ORG/NAME[@REVISION]`).
+    """The folder of an adapter, fetched if it is on the hub (`hf://ORG/NAME[@REVISION]`) or at an address (`s3://bucket/runs/NAME`).
 
     None for what MLflow has (a run, `models:/NAME@ALIAS`). Raises AdapterError if it is not there.
     """
     if is_hub(where):
         return fetched(str(where))
+    if "://" in str(where):
+        return _copied(str(where))
     folder = Path(os.path.expanduser(where))
     if str(where).startswith(REGISTERED) or not (folder.exists() or "/" in str(where)):
         return None
@@ -167,4 +180,25 @@ def adapter_folder(where: str | Path) -> Path | None:
             f"{where} is not an adapter: there is no such folder; give an adapter's folder, an MLflow run (the start of "
             f"its id), {REGISTERED}NAME@ALIAS, or {HUB}ORG/NAME"
         )
+    return folder
+
+
+def _copied(place: str) -> Path:
+    """This machine's copy of an adapter at an address; AdapterError where there is none that can be read."""
+    from vop.places import join, local_copy  # pyarrow, which commands without addresses do not need
+
+    folder = Path(ADAPTERS).expanduser() / fingerprint([place])
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in FILES:
+        try:
+            with local_copy(join(place, name)) as copy:
+                partial = folder / f"{name}.{os.getpid()}.partial"
+                shutil.copyfile(copy, partial)
+                partial.replace(folder / name)
+        except FileNotFoundError:
+            (folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise AdapterError(f"{masked(place)} cannot be read: {one_line(error)}") from error
+    if not (folder / FILES[0]).is_file():
+        raise AdapterError(f"{masked(place)} is not an adapter: there is no {FILES[0]}")
     return folder

@@ -33,6 +33,7 @@ ROOMS = {
     ],
     "pipelines": [
         ("environment", "locations", "look"),
+        ("output",),
         ("cluster", "tracking"),
         ("data",),
         ("score",),

@@ -56,16 +56,20 @@ def report(
     recipe, changes = recipe_and_overrides(overrides)
     experiment = load_experiment(recipe, changes)
     check_runs(experiment.tracking)
+    from pipelines.output import Output
     from pipelines.report import report
     from pipelines.report.results import export_results
 
     benchmark = benchmark or experiment.benchmark.name
     folder = output or output_folder(experiment.tracking) / f"report-{benchmark}"
     written = report(experiment, benchmark, folder, with_protocol=bool(recipe))
+    kept = None if output else Output.of(experiment.tracking)
+    if kept:
+        kept.push(folder)
     exported = export_results(experiment.tracking, benchmark, export) if export else []
     say("{} runs counted", written.counted)
     for file in (*written.files, *exported):
-        say("{}", file)
+        say("{}", kept.named(file) if kept and file.is_relative_to(kept.folder) else file)
     say("MLflow {}, run {}", written.run.uri, written.run.id)
 
 

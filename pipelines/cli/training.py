@@ -33,7 +33,7 @@ def demo(overrides: Overrides = None) -> None:
     say("")
     print_results({plain.name: before.metrics, tuned.name: after.metrics})
     print_verdict(before.metrics, after.metrics)
-    say("adapter {}\nMLflow  {}; to compare runs: vop ui", after.adapter, after.run.uri)
+    say("adapter {}\nMLflow  {}; to compare runs: vop ui", after.kept, after.run.uri)
 
 
 def train(
@@ -78,7 +78,7 @@ def _print_trained(result: Result) -> None:
     """Test scores, or validation scores where there is no test split, and where all of it is."""
     split = "test" if result.metrics else "val"
     print_results({result.experiment.name: result.metrics or result.validation}, split)
-    say("adapter {}\nMLflow  {}, run {}", result.adapter, result.run.uri, result.run.id)
+    say("adapter {}\nMLflow  {}, run {}", result.kept, result.run.uri, result.run.id)
 
 
 def check(recipe: Recipe, overrides: Overrides = None) -> None:

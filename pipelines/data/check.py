@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+import uuid
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,10 +12,11 @@ from pipelines.data.lists import is_to_do
 from pipelines.data.prepare import FailedVideosError
 from pipelines.data.room import Room, check_room, room_of
 from pipelines.data.tasks import Tasks, find_tasks
+from pipelines.output import Output
 from vop.annotations.records import SPLITS
-from vop.config import ConfigError, Experiment, kind
+from vop.config import ConfigError, Experiment, TrackingConfig, kind
 from vop.messages import one_line
-from vop.places import PlaceError, absolute, told
+from vop.places import PlaceError, absolute, is_remote, told
 from vop.video.frames import FrameError
 
 TRIED = 3
@@ -55,6 +57,23 @@ def check_writable(key: str, folder: str | Path) -> int:
             return shutil.disk_usage(parent).free
     except OSError as error:
         raise PlaceError(f"{key}={folder}: nothing can be written in {parent} ({error.strerror or error})") from error
+
+
+def check_output(tracking: TrackingConfig) -> int | None:
+    """As `check_writable`, of `tracking.output`; of an address None. Raises ConfigError too, as `Output.of` does."""
+    output = Output.of(tracking)
+    if not is_remote(output.place):
+        return check_writable("tracking.output", output.folder)
+    mark = output.folder / f".vop-{uuid.uuid4().hex[:8]}"
+    with told(str(mark.parent)):
+        mark.parent.mkdir(parents=True, exist_ok=True)
+        mark.touch()
+    try:
+        output.push(mark)
+    finally:
+        mark.unlink()
+        output.push(mark)
+    return None
 
 
 def _parent(key: str, folder: str | Path) -> Path:

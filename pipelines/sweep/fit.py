@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Sequence
 
 from ray import tune
@@ -13,7 +12,7 @@ from ray.tune.search import Repeater
 
 from pipelines.cluster.connect import labelled, needs_of, workers_that_fit
 from pipelines.data.prepare import Prepared
-from pipelines.locations import output_folder
+from pipelines.output import Output, storage
 from pipelines.sweep.record import POINT, RECIPE, Settings
 from pipelines.sweep.space import Point, choices, draw_of
 from pipelines.sweep.trial import Series, TrialReporter, trial
@@ -49,7 +48,8 @@ def fit(
         first = [draw_of(space, point) for point in [*known, *(point for point in space.first if point not in known)]]
         search = OptunaSearch(choices(space), space.metric, space.mode, points_to_evaluate=first, seed=experiment.seed)
         search, param_space = Repeater(search, settings.seeds), {}
-    folder = output_folder(experiment.tracking) / "sweeps" / run.id
+    output = Output.of(experiment.tracking)
+    folder = output.folder / "sweeps" / run.id
     arguments = {"run": run, "series": series, "prepared": prepared}
     scheduler = ASHAScheduler(
         max_t=experiment.training.epochs + 2,  # past the end: a trial that comes so far is scored on test
@@ -76,13 +76,13 @@ def fit(
         ),
         run_config=tune.RunConfig(
             name=folder.name,
-            storage_path=str(folder.parent),
+            **storage(output, folder.parent),
             verbose=0,
             failure_config=tune.FailureConfig(max_failures=RETRIES),
             callbacks=[TrialReporter(run, series, *progress)],
         ),
     ).fit()
-    shutil.rmtree(folder, ignore_errors=True)
+    output.remove(folder)
 
 
 def _resources(experiment: Experiment) -> tuple[tune.PlacementGroupFactory, int]:

@@ -15,11 +15,12 @@ from dataclasses import asdict, dataclass, replace
 
 from pipelines.cluster.connect import connected
 from pipelines.cluster.probe import check_shared
-from pipelines.data.check import check_videos, check_writable, is_written
+from pipelines.data.check import check_output, check_videos, is_written
 from pipelines.data.options import store_folder
 from pipelines.data.prepare import Prepared, mend, prepare
 from pipelines.data.tasks import Tasks
-from pipelines.locations import output_folder, tracking_uri
+from pipelines.locations import tracking_uri
+from pipelines.output import Output
 from pipelines.sweep.check import check_words
 from pipelines.sweep.fit import fit, trials_wanted
 from pipelines.sweep.record import (
@@ -79,7 +80,7 @@ def sweep(name: str, settings: Settings, tracking: TrackingConfig) -> Swept:
     space = load_space(settings.space)
     if settings.digest and settings.digest != space.digest:
         raise ConfigError(f"sweep {name}: the file of space {settings.space} is not the one that it was started with")
-    place = tracking.model_dump() | {"output": str(output_folder(tracking))}
+    place = tracking.model_dump() | {"output": Output.of(tracking).place}
     first = validated(settings.first).seed
     all_series = [
         Series(recipe, with_value(with_value(tree, "tracking", place), "seed", first), space)
@@ -88,7 +89,7 @@ def sweep(name: str, settings: Settings, tracking: TrackingConfig) -> Swept:
     trials = {series.recipe: _trials(series, settings) for series in all_series}
     distinct = _distinct([experiment_of(series.tree, *t) for series in all_series for t in trials[series.recipe]])
     tags = {SETTINGS: json.dumps(masked_tree(asdict(replace(settings, digest=space.digest)))), "space": space.name}
-    check_writable("tracking.output", output_folder(tracking))
+    check_output(tracking)
     checked = [_checked(experiment) for experiment in distinct]
     with connected():
         for experiment in distinct:

@@ -17,6 +17,7 @@ from ray.tune.search.repeater import TRIAL_INDEX
 from pipelines.data.options import store_folder
 from pipelines.data.prepare import Prepared
 from pipelines.locations import checkpoint_folder
+from pipelines.output import Output
 from pipelines.sweep.record import POINT, PRUNED, RECIPE, TRIAL, is_done, key_of
 from pipelines.sweep.space import Point, Space, experiment_of, label, point_of
 from pipelines.tracking import NAME, PARENT, LoggedRun, Run
@@ -65,8 +66,11 @@ def trial(config: dict[str, Any], run: Run, series: Series, prepared: dict[str, 
         if unfinished:  # of what processes left that were killed, the last goes on
             Run(run.uri, unfinished.id).delete()
         unfinished = child
-    for metrics in epochs_of(checkpoint_folder(experiment.tracking, unfinished.id)) if unfinished else []:
-        tune.report({metric: metrics[metric]})
+    if unfinished:
+        checkpoints = checkpoint_folder(experiment.tracking, unfinished.id)
+        Output.of(experiment.tracking).pull(checkpoints)
+        for metrics in epochs_of(checkpoints):
+            tune.report({metric: metrics[metric]})
     tags = {
         **{PARENT: run.id, NAME: series.label(point, seed)},
         **{TRIAL: key, POINT: json.dumps(point), RECIPE: series.recipe, "method": point.get("method", "")},
@@ -104,7 +108,7 @@ class TrialReporter(tune.Callback):  # type: ignore[misc]
             own.tag({PRUNED: f"by ASHA after epoch {len(own.history(self.series.space.metric))}"})
             own.end("KILLED")
             tracking = validated(self.series.tree).tracking
-            remove(checkpoint_folder(tracking, child.id))
+            remove(Output.of(tracking), checkpoint_folder(tracking, child.id))
         self._print(trial, "stopped early" if child and child.status != "FINISHED" else "")
 
     def on_trial_error(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:

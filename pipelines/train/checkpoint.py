@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from safetensors import SafetensorError
 
+from pipelines.output import Output
 from pipelines.train.training import Training, TrainingError
 from vop.config import Experiment
 from vop.messages import one_line
@@ -29,7 +30,8 @@ ERRORS = "error.log"  # beside the checkpoints: the full text of what stopped th
 def save(training: Training, folder: Path) -> Path:
     """Write a training's state below `folder`, then remove what was there before it; returns the checkpoint's folder.
 
-    Raises TrainingError where it cannot be written, such as on a full disk; what was there before stays.
+    Raises TrainingError where it cannot be written, such as on a full disk, PlaceError where it cannot be sent to the address of
+    the output; what was there before stays.
     """
     assert training.best is not None
     done, partial = folder / f"{EPOCH}{training.epoch:06}", folder / PARTIAL
@@ -52,18 +54,22 @@ def save(training: Training, folder: Path) -> Path:
     finally:
         shutil.rmtree(partial, ignore_errors=True)
     _flush(folder)
+    output = Output.of(training.experiment.tracking)
+    output.push(done)
     for other in folder.glob(f"{EPOCH}*"):
         if other != done:
-            shutil.rmtree(other, ignore_errors=True)
+            output.remove(other)
     return done
 
 
-def remove(folder: Path, kept: bool = False) -> None:
+def remove(output: Output, folder: Path, kept: bool = False) -> None:
     """Remove what a training has below `folder`; kept: unless there is something to go on from, or to read."""
+    if kept:
+        output.pull(folder)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # of a worker that was killed
     if kept and any(found.name == ERRORS or found.name.startswith(EPOCH) for found in folder.glob("*")):
         return
-    shutil.rmtree(folder, ignore_errors=True)
+    output.remove(folder)
     with suppress(OSError):  # of other runs there is more
         folder.parent.rmdir()
 

@@ -10,7 +10,8 @@ from pathlib import Path
 
 from pyarrow import fs
 
-from pipelines.locations import TrackingError, check_runs, output_folder, partial_files, sqlite_file, tracking_uri
+from pipelines.locations import TrackingError, check_runs, partial_files, sqlite_file, tracking_uri
+from pipelines.output import Output
 from vop.config import ConfigError, Experiment
 from vop.messages import clock
 from vop.places import absolute, is_remote, join, located
@@ -33,7 +34,7 @@ class Holding:
 
 def holdings(experiment: Experiment) -> list[Holding]:
     """All that there is of an experiment's `data.cache` and `tracking.output`; what earlier processes left is settled first."""
-    cache, output = absolute(experiment.data.cache), output_folder(experiment.tracking)
+    cache, output = absolute(experiment.data.cache), Output.of(experiment.tracking)
     own = str(Path("~/.cache/vop").expanduser()) if is_remote(cache) else cache  # activations are kept on this machine
     try:
         check_runs(experiment.tracking)
@@ -46,13 +47,13 @@ def holdings(experiment: Experiment) -> list[Holding]:
     except TrackingError as error:
         status, working = {}, f"MLflow cannot say what is RUNNING: {error}"
     found = [replace(one, used=working) for one in (*_folders(cache, "frames"), *_folders(own, "activations"))]
-    for one in (*_folders(str(output), "checkpoints"), *_folders(str(output), "sweeps")):
+    for one in (*_folders(output.place, "checkpoints"), *_folders(output.place, "sweeps")):
         state = status.get(Path(one.place).name, "of no run here")
         found.append(replace(one, note=state, used=working if state in ("RUNNING", "of no run here") else ""))
     file = sqlite_file(tracking_uri(experiment.tracking))
     left = partial_files(file) if file and file.parent.is_dir() else []
     found += [Holding(f"partial/{path.name}", str(path), path.stat().st_size, used=working) for path in left]
-    return [_looked_up(one) for one in (*found, *_files(output, "unsent", "unsent-*"))]
+    return [_looked_up(one) for one in (*found, *_files(output.folder, "unsent", "unsent-*"))]
 
 
 def remove(there: Sequence[Holding], wanted: Sequence[str]) -> list[Holding]:

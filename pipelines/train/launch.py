@@ -14,6 +14,7 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.cluster.connect import labelled
+from pipelines.output import Output, storage
 from pipelines.train.checkpoint import ERRORS, epochs_of, trained
 from pipelines.train.training import TrainingError, WorkerError
 from pipelines.train.worker import Job, train_loop
@@ -45,7 +46,7 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
 
     Raises what a worker says to the user, else WorkerError; the full text of an error is then in a file.
     """
-    folder, experiment = Path(job.checkpoints), job.experiment
+    folder, experiment, output = job.checkpoints, job.experiment, Output.of(job.experiment.tracking)
     for restarts in range(experiment.resources.max_failures + 1):
         trainer = _trainer(job, use_gpu, trial)
         try:
@@ -58,8 +59,10 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
             explained = explain(error, folder)
             if not isinstance(explained, WorkerError) or restarts == experiment.resources.max_failures:
                 raise explained from error
+            output.pull(folder)
             done, left = len(epochs_of(folder)), experiment.resources.max_failures - restarts
             logger.warning("%s; going on after epoch %d (restarts left: %d)", explained.args[0], done, left - 1)
+    output.pull(folder)
     adapter = trained(folder, experiment)
     if adapter is None:
         raise TrainingError(f"{folder}: there is no whole checkpoint of the last epoch")
@@ -67,7 +70,7 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
 
 
 def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
-    folder, resources = Path(job.checkpoints), job.experiment.resources
+    resources, output = job.experiment.resources, Output.of(job.experiment.tracking)
     return Trainer(
         train_loop,
         train_loop_config=job.tree(),
@@ -78,8 +81,8 @@ def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
             **labelled("train"),
         ),
         run_config=ray.train.RunConfig(
-            name=folder.name,
-            storage_path=str(folder.parent),  # Ray refuses a folder that the workers do not share
+            name=job.checkpoints.name,
+            **storage(output, job.checkpoints.parent),  # Ray refuses a folder that the workers do not share
             logging_config=ray.train.LoggingConfig(log_level="WARNING"),
             callbacks=[TuneReportCallback()] if trial else [],
         ),

@@ -9,12 +9,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from pipelines.data.check import check_videos, check_writable, is_written
+from pipelines.data.check import check_output, check_videos, is_written
 from pipelines.data.options import store_folder
 from pipelines.data.room import Reused, Room
 from pipelines.data.store import MANIFEST
 from pipelines.data.tasks import Tasks
-from pipelines.locations import check_server, output_folder
+from pipelines.locations import check_server
+from pipelines.output import Output
 from pipelines.train.captions import check_frame_captions
 from pipelines.train.order import epoch_batches, thin_steps
 from vop.annotations.records import SPLITS, Record
@@ -75,8 +76,8 @@ def _check_machine(experiment: Experiment) -> RetrievalModel:
     check_captions(experiment)
     model = shape_of_model(experiment)
     trainable = model.count_trainable()
-    free, needed = check_writable("tracking.output", output_folder(experiment.tracking)), COPIES * 4 * trainable
-    if needed > free:
+    free, needed = check_output(experiment.tracking), COPIES * 4 * trainable
+    if free is not None and needed > free:
         raise PlaceError(
             f"tracking.output={experiment.tracking.output} has no room for checkpoints: {trainable:,} trained numbers take "
             f"{needed / 1e9:.2f} GB, {free / 1e9:.2f} GB are free"
@@ -89,7 +90,7 @@ def shared_places(experiment: Experiment) -> dict[str, str]:
     output, cache = experiment.tracking.output, experiment.data.cache
     made = join(store_folder(experiment, image_size(experiment.backbone)), MANIFEST)  # of a store that others may have made
     store = made if not is_remote(cache) and os.path.isfile(made) else absolute(cache)
-    return {f"tracking.output={output}": str(output_folder(experiment.tracking)), f"data.cache={cache}": store}
+    return {f"tracking.output={output}": Output.of(experiment.tracking).place, f"data.cache={cache}": store}
 
 
 def check_captions(experiment: Experiment) -> None:

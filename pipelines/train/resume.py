@@ -7,12 +7,13 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
-from pipelines.locations import checkpoint_folder, output_folder
+from pipelines.locations import checkpoint_folder
+from pipelines.output import Output
 from pipelines.tracking import PARENT, SWEEP, LoggedRun, find_run, running
 from pipelines.train.checkpoint import last
 from pipelines.train.run import Result, run_experiment
 from vop.config import ConfigError, Experiment, TrackingConfig, read_params
-from vop.secrets import is_masked
+from vop.secrets import is_masked, masked
 
 logger = logging.getLogger(__name__)
 PLACES = ("data.cache", "benchmark.videos", "benchmark.annotations", "backbone.pretrained")
@@ -27,8 +28,10 @@ def resume(where: str, tracking: TrackingConfig, places: Mapping[str, str] | Non
     """
     run = find_run(tracking, run_id(where))
     experiment = _experiment(run, places or {}).model_copy(update={"tracking": tracking})
-    if last(checkpoint_folder(tracking, run.id)) is None and experiment.training.epochs:
-        logger.info("run %s has no checkpoint in %s: it starts at its first epoch", run.id, output_folder(tracking))
+    output, checkpoints = Output.of(tracking), checkpoint_folder(tracking, run.id)
+    output.pull(checkpoints)
+    if last(checkpoints) is None and experiment.training.epochs:
+        logger.info("run %s has no checkpoint in %s: it starts at its first epoch", run.id, masked(output.place))
     return run_experiment(experiment, resumed=run)
 
 

@@ -17,7 +17,8 @@ from pipelines.cluster.probe import check_shared
 from pipelines.cluster.stop import stoppable
 from pipelines.data.prepare import Prepared, mend, prepare
 from pipelines.data.store import read_manifest
-from pipelines.locations import checkpoint_folder, output_folder
+from pipelines.locations import checkpoint_folder
+from pipelines.output import Output
 from pipelines.score.evaluate import evaluate, write_queries
 from pipelines.tracking import LoggedRun, Run, tracked_run
 from pipelines.tracking.experiment import TRAINABLE
@@ -48,6 +49,11 @@ class Result:
     run: Run
     prepared: Prepared
 
+    @property
+    def kept(self) -> str:
+        """Where the adapter is, as every machine calls it."""
+        return Output.of(self.experiment.tracking).named(self.adapter)
+
 
 def run_experiment(
     experiment: Experiment,
@@ -74,13 +80,13 @@ def run_experiment(
                 check_shared(shared_places(experiment))
             about = {"selected_on": experiment.training.select, **(tags or {})}
             with tracked_run(experiment, about, resumed.id if resumed else "") as run:
-                checkpoints = checkpoint_folder(experiment.tracking, run.id)
+                output, checkpoints = Output.of(experiment.tracking), checkpoint_folder(experiment.tracking, run.id)
                 try:
                     prepared = trial or prepare(experiment, image_size(experiment.backbone), tasks)
                     result = _run(experiment, run, prepared, trial is not None, set(resumed.metrics) if resumed else set())
                 finally:
-                    remove(checkpoints, kept=True)
-            remove(checkpoints)
+                    remove(output, checkpoints, kept=True)
+            remove(output, checkpoints)
             if trial is None:
                 mend(experiment, image_size(experiment.backbone))
     return result
@@ -89,15 +95,16 @@ def run_experiment(
 def _run(experiment: Experiment, run: Run, prepared: Prepared, trial: bool, logged: set[str]) -> Result:
     """What is trained is kept before anything is scored with it. logged: metrics that are in MLflow already."""
     in_process = trial and experiment.resources.num_workers == 1
-    checkpoints = checkpoint_folder(experiment.tracking, run.id)
-    adapter = _train(Job(experiment, prepared.folder, run, str(checkpoints)), trial)
+    adapter, output = _train(Job(experiment, prepared.folder, run), trial), Output.of(experiment.tracking)
     adapter.notes["run"] = run.id
-    folder = save_adapter(adapter, output_folder(experiment.tracking) / f"{experiment.name}-{run.id[:8]}")
-    with _kept(folder, run):
+    folder = save_adapter(adapter, output.folder / f"{experiment.name}-{run.id[:8]}")
+    with _kept(output.named(folder), run):
+        output.push(folder)
         for name in (TENSORS, CARD):
             run.artifact(folder / name, "adapter")
         validation = _validation(adapter, prepared.folder, in_process)
         metrics = _score(adapter, prepared.folder, folder, run, in_process)
+        output.push(folder)
         best = {f"best/{name}": value for name, value in validation.items()}
         final = {**metrics, **best, "videos_failed": len(prepared.failed)}
         run.log({name: value for name, value in final.items() if name not in logged})
@@ -105,9 +112,9 @@ def _run(experiment: Experiment, run: Run, prepared: Prepared, trial: bool, logg
 
 
 @contextmanager
-def _kept(folder: Path, run: Run) -> Iterator[None]:
+def _kept(place: str, run: Run) -> Iterator[None]:
     """An error that comes after the training says where the adapter is, and how to go on."""
-    kept = f"what was trained is kept in {folder}; to go on from there: vop train --resume {run.id[:8]}"
+    kept = f"what was trained is kept in {place}; to go on from there: vop train --resume {run.id[:8]}"
     try:
         yield
     except VopError as error:
@@ -141,7 +148,7 @@ def _train(job: Job, trial: bool) -> Adapter:
     for split in ("train", experiment.training.select):
         if not read_manifest(job.store, split):
             raise ConfigError(f"benchmark {experiment.benchmark.name} has no readable {split} videos; training needs some")
-    if done := trained(Path(job.checkpoints), experiment):
+    if done := trained(job.checkpoints, experiment):
         return done
     use_gpu = check_resources(experiment)
     if trial and experiment.resources.num_workers == 1:

@@ -23,6 +23,8 @@ from pipelines.data.activations import activations_of
 from pipelines.data.reader import Batch, Pair
 from pipelines.data.store import read_manifest
 from pipelines.data.streaming import training_batches
+from pipelines.locations import checkpoint_folder
+from pipelines.output import Output
 from pipelines.score.embed import embed, scores
 from pipelines.tracking import Run
 from pipelines.train.captions import check_frame_captions
@@ -46,27 +48,30 @@ NAMED = 12  # videos of a batch in a message
 
 @dataclass(frozen=True)
 class Job:
-    """What the workers of a training are given: the experiment, the folders of its frame store and its checkpoints, its run."""
+    """What the workers of a training are given: the experiment, the folder of its frame store, its run."""
 
     experiment: Experiment
     store: str
     run: Run
-    checkpoints: str
 
     @property
     def cpus(self) -> float:
         """Of each worker."""
         return self.experiment.resources.cpus_per_worker
 
+    @property
+    def checkpoints(self) -> Path:
+        """Where they are on this machine."""
+        return checkpoint_folder(self.experiment.tracking, self.run.id)
+
     def tree(self) -> Tree:
         """The job as JSON-ready dictionaries, as Ray carries it to the workers."""
-        about = {"store": self.store, "run": asdict(self.run), "checkpoints": self.checkpoints}
-        return {"experiment": self.experiment.tree(), **about}
+        return {"experiment": self.experiment.tree(), "store": self.store, "run": asdict(self.run)}
 
     @classmethod
     def of(cls, tree: Tree) -> Job:
         """The job that `tree` was made of."""
-        return cls(validated(tree["experiment"]), tree["store"], Run(**tree["run"]), tree["checkpoints"])
+        return cls(validated(tree["experiment"]), tree["store"], Run(**tree["run"]))
 
 
 @dataclass(frozen=True)
@@ -109,7 +114,8 @@ def train(job: Job, worker: Worker) -> Adapter:
     data = fingerprint([[record.video_id, *record.captions, *record.frame_captions] for record in (*records, *validation)])
     training = training_of(experiment, build_model(experiment).to(worker.device), sum(len(epoch) for epoch in steps), data)
     check_frame_captions(training.model, experiment, records)
-    _resume(training, Path(job.checkpoints), worker)
+    Output.of(experiment.tracking).pull(job.checkpoints)
+    _resume(training, job.checkpoints, worker)
     logged = job.run.steps("train/loss") if worker.rank == 0 else set()
     for place, metrics in enumerate(training.history):  # of a process that died between checkpoint and log
         _log(job.run, metrics, place + 1, logged, worker)
@@ -127,7 +133,7 @@ def train(job: Job, worker: Worker) -> Adapter:
         training.keep_best(metrics)
         training.history.append(metrics)
         if worker.rank == 0:
-            save(training, Path(job.checkpoints))
+            save(training, job.checkpoints)
         _log(job.run, metrics, training.epoch, logged, worker)
         if worker.speaks:
             logger.info("%s", _line(training.epoch, experiment.training.epochs, metrics))
