@@ -30,8 +30,8 @@ ERRORS = "error.log"  # beside the checkpoints: the full text of what stopped th
 def save(training: Training, folder: Path) -> Path:
     """Write a training's state below `folder`, then remove what was there before it; returns the checkpoint's folder.
 
-    Raises TrainingError where it cannot be written, such as on a full disk, PlaceError where it cannot be sent to the address of
-    the output; what was there before stays.
+    Raises TrainingError where it cannot be written, such as on a full disk, PlaceError where it cannot be sent to the output's
+    address; what was there before stays.
     """
     assert training.best is not None
     done, partial = folder / f"{EPOCH}{training.epoch:06}", folder / PARTIAL

@@ -47,12 +47,8 @@ def test_a_copy_is_what_the_address_holds(tracking: TrackingConfig, tmp_path: Pa
     (there / "a" / "three").write_text("3")
     (made / "four").mkdir()
     output.pull(output.folder / "a")
-    assert sorted(str(path.relative_to(output.folder)) for path in output.folder.rglob("*")) == [
-        "a",
-        "a/b",
-        "a/b/two",
-        "a/three",
-    ]
+    found = {str(path.relative_to(output.folder)) for path in output.folder.rglob("*")}
+    assert found == {"a", "a/b", "a/b/two", "a/three"}
     output.remove(output.folder / "a")
     assert not list(there.iterdir()) and not (output.folder / "a").exists()
 
@@ -61,7 +57,7 @@ def test_what_an_address_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
     with pytest.raises(ConfigError, match=r"tracking.output: file:///runs is no folder.* tracking.uri=http"):
         tracking_uri(TrackingConfig(output="file:///runs"))
-    with pytest.raises(ConfigError, match="tracking.output: nowhere://runs: .*; valid: a path, or a URI that pyarrow knows"):
+    with pytest.raises(ConfigError, match=r"tracking.output: nowhere://runs: .*; valid: a path, or a URI that pyarrow knows"):
         Output.of(TrackingConfig(output="nowhere://runs"))
     (tmp_path / "file").touch()
     with pytest.raises(PlaceError, match=f"file://{tmp_path}/file"):
