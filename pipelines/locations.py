@@ -126,11 +126,11 @@ def check_server(config: TrackingConfig) -> None:
 
 def _databricks(uri: str) -> str:
     """The server that a Databricks address means on this machine."""
-    from mlflow.utils.databricks_utils import get_databricks_host_creds
+    from databricks.sdk.config import Config  # MLflow's own way
 
     try:
-        return str(get_databricks_host_creds(uri).host)
-    except Exception as error:  # of its library as well
+        return str(Config(profile=urlsplit(uri).hostname).host)
+    except ValueError as error:
         raise TrackingError(f"tracking.uri: {uri}: no server and no credentials are configured for Databricks") from error
 
 

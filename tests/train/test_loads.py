@@ -50,7 +50,7 @@ def trained(experiment: Experiment, store: str) -> Adapter:
         reported.append(metrics["train/loss"])
 
     with tracked_run(experiment) as run:
-        made = Job(experiment, store, run, str(checkpoint_folder(experiment.tracking, run.id)))
+        made = Job(experiment, store, run)
         job = Job.of(made.tree())
         assert job == made
         threads = torch.get_num_threads()
@@ -104,7 +104,7 @@ def test_a_restarted_training_ends_like_one_that_was_not(videos: Path, tmp_path:
     experiment = recipe(videos, tmp_path, *own)
     store = write_store(experiment, folder.records(experiment.benchmark))
 
-    def tensors_of(run: Run, folder: Path, dies_after: int = 9) -> list[dict[str, torch.Tensor]]:
+    def tensors_of(run: Run, dies_after: int = 9) -> list[dict[str, torch.Tensor]]:
         """What is trained after each epoch, and in the end the best."""
 
         def keep(metrics: dict[str, float]) -> None:
@@ -115,15 +115,16 @@ def test_a_restarted_training_ends_like_one_that_was_not(videos: Path, tmp_path:
                 raise InterruptedError
 
         seen: list[dict[str, torch.Tensor]] = []
+        folder = checkpoint_folder(experiment.tracking, run.id)
         with suppress(InterruptedError):
-            best = train(Job(experiment, store, run, str(folder)), Worker(0, 1, torch.device("cpu"), keep))
+            best = train(Job(experiment, store, run), Worker(0, 1, torch.device("cpu"), keep))
             return [*seen, best.tensors]
         return seen
 
     with tracked_run(experiment) as undisturbed, tracked_run(experiment) as disturbed:
-        whole = tensors_of(undisturbed, tmp_path / "whole")
-        first = tensors_of(disturbed, tmp_path / "again", dies_after=1)
-        again = [*first, *tensors_of(disturbed, tmp_path / "again")]
+        whole = tensors_of(undisturbed)
+        first = tensors_of(disturbed, dies_after=1)
+        again = [*first, *tensors_of(disturbed)]
     assert len(again) == len(whole) == 4 and not all(torch.equal(whole[0][key], whole[1][key]) for key in whole[0])
     for one, other in zip(whole, again, strict=True):
         assert one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)

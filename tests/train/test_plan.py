@@ -73,7 +73,7 @@ FAULTS: dict[str, tuple[Callable[[Path, pytest.MonkeyPatch], None], list[str], t
     "no-server": (nothing, ["tracking.uri=http://127.0.0.1:9"], TrackingError, "no MLflow server answers"),
     "runs-at-an-address": (
         nothing,
-        ["tracking.output=s3://bucket/runs", "tracking.uri="],
+        ["tracking.output=s3://bucket/runs", "tracking.uri=''"],
         ConfigError,
         r"tracking\.output: s3://bucket/runs is no folder, where runs could be tracked in a file: say where MLflow is",
     ),
