@@ -229,4 +229,7 @@ class TrackingConfig(Section):
 
     experiment: str = Field("vop", description="the MLflow experiment")
     uri: str = Field("", description="MLflow's address; empty: MLFLOW_TRACKING_URI, or else an SQLite file in `output`")
-    output: str = Field("runs", description="the folder of adapters, reports and the default tracking database")
+    output: str = Field(
+        "runs",
+        description="adapters, checkpoints, reports, the default tracking database: a folder, or a URI (s3://, gs://, ...)",
+    )
