@@ -100,14 +100,15 @@ def heads(
 @commands.command()
 def index(
     windows: Annotated[int, typer.Option(min=1000, help="so many, in ten steps")] = 1_000_000,
+    clips: Annotated[int, typer.Option(help="instead: so many tiny clips through vop index, also killed half-way")] = 0,
     output: Output = None,
 ) -> None:
     """An index that grows: what building costs, and what a query costs against exact search; about fifteen minutes."""
-    from pipelines.throughput.index import measure
+    from pipelines.throughput import folder, index
 
-    rows = measure(windows)
+    rows = folder.measure(clips) if clips else index.measure(windows)
     print_rows("throughput index", rows)
-    _write(output, ["index", f"--windows={windows}"], rows)
+    _write(output, ["index", f"--clips={clips}" if clips else f"--windows={windows}"], rows)
 
 
 @commands.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from pipelines.throughput import folder
 from pipelines.throughput.index import measure
 from pipelines.throughput.moments import LONG, Scene
 from vop.index import cosines, near
@@ -19,6 +20,14 @@ def test_an_index_with_graphs_is_grown_and_searched(monkeypatch: pytest.MonkeyPa
     rows = {row.what: row for row in measure(2000)}
     assert rows["windows"].value.startswith("2,000 of 512")
     assert rows["of the 10 best windows of an exact search, found"].met
+
+
+@pytest.mark.usefixtures("own_ray")
+def test_a_folder_of_clips_is_indexed_whole_and_after_a_kill(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    found, _, kept, resumed = folder.measure(60)
+    assert found.value.startswith("60 in") and found.met and resumed.met
+    assert kept.value.endswith("its 12 frames as pixels 147,456")
 
 
 @pytest.mark.parametrize(
