@@ -56,7 +56,7 @@ PARTS: dict[str, Callable[[], str]] = {
             "scores",
             "heads",
             "index",
-            "folder",
+            "clips",
             "moments",
             "sweep",
             "start",
