@@ -48,7 +48,20 @@ PARTS: dict[str, Callable[[], str]] = {
     "speed-short": measured.speed_short,
     **{
         f"speed-{name}": (lambda name=name: measured.speed(name))
-        for name in ("model", "gpu", "data", "scale", "scores", "heads", "index", "moments", "sweep", "start", "serve")
+        for name in (
+            "model",
+            "gpu",
+            "data",
+            "scale",
+            "stream",
+            "scores",
+            "heads",
+            "index",
+            "moments",
+            "sweep",
+            "start",
+            "serve",
+        )
     },
 }
 

@@ -37,7 +37,7 @@ def training_batches(
         return stream_reused(reused, records, steps, first, ahead)
     if experiment.data.store:
         return stream(folder, records, steps, first, seed, ahead, experiment.data.readers)
-    return stream_decoded(folder, records, steps, first, seed, ahead)
+    return stream_decoded(opened(folder).options, records, steps, first, seed, ahead)
 
 
 def stream_reused(
@@ -55,7 +55,7 @@ def stream_reused(
 
 
 def stream_decoded(
-    folder: str,
+    options: StoreOptions,
     records: Sequence[Record],
     steps: Sequence[Sequence[Pair]],
     first: int = 0,
@@ -68,7 +68,6 @@ def stream_decoded(
     for each worker and reserve CPUs that the workers hold. Memory: the frames of `ahead` + 1 batches, in Ray's object store.
     Raises StoreError for a video that could be read when the store was prepared and no longer can.
     """
-    options = opened(folder).options
     decode = ray.remote(decoded).options(num_cpus=1, scheduling_strategy="SPREAD", **labelled("decode"))
 
     def start(number: int) -> Callable[[], Batch]:
