@@ -25,6 +25,7 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
+SPEEDS = "model gpu data scale stream scores heads index clips moments sweep start serve".split()  # files of docs/results/speed
 PARTS: dict[str, Callable[[], str]] = {
     "methods": reference.methods,
     "costs": reference.costs,
@@ -46,23 +47,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "learning-rates": measured.learning_rates,
     "provenance": measured.provenance,
     "speed-short": measured.speed_short,
-    **{
-        f"speed-{name}": (lambda name=name: measured.speed(name))
-        for name in (
-            "model",
-            "gpu",
-            "data",
-            "scale",
-            "scores",
-            "heads",
-            "index",
-            "clips",
-            "moments",
-            "sweep",
-            "start",
-            "serve",
-        )
-    },
+    **{f"speed-{name}": (lambda name=name: measured.speed(name)) for name in SPEEDS},
 }
 
 

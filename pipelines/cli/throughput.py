@@ -54,6 +54,21 @@ def data(
 
 
 @commands.command()
+def stream(
+    batches: Annotated[int, typer.Option(min=8, help="so many of each worker")] = 12,
+    rounds: Annotated[int, typer.Option(min=0, help="how often all ways are run; 0: Ray's tasks alone, once")] = 1,
+    seconds: Annotated[float, typer.Option(min=0.01, help="that a video takes to be decoded, simulated as a wait")] = 0.5,
+    output: Output = None,
+) -> None:
+    """What one and two decode nodes feed a training without stored frames: Ray's tasks, Ray Data; about five minutes."""
+    from pipelines.throughput.stream import measure
+
+    rows = measure(batches, rounds, seconds)
+    print_rows("throughput stream", rows)
+    _write(output, ["stream", f"--batches={batches}", f"--rounds={rounds}", f"--seconds={seconds:g}"], rows)
+
+
+@commands.command()
 def gpu(
     overrides: Overrides = None,
     pairs: Annotated[int, typer.Option(help="of a step")] = 64,

@@ -37,7 +37,7 @@ def training_batches(
         return stream_reused(reused, records, steps, first, ahead)
     if experiment.data.store:
         return stream(folder, records, steps, first, seed, ahead, experiment.data.readers)
-    return stream_decoded(folder, records, steps, first, seed, ahead)
+    return stream_decoded(opened(folder).options, records, steps, first, seed, ahead)
 
 
 def stream_reused(
@@ -55,7 +55,7 @@ def stream_reused(
 
 
 def stream_decoded(
-    folder: str,
+    options: StoreOptions,
     records: Sequence[Record],
     steps: Sequence[Sequence[Pair]],
     first: int = 0,
@@ -64,11 +64,12 @@ def stream_decoded(
 ) -> Iterator[Batch]:
     """The same batches, decoded by Ray tasks on the CPUs that training leaves free, wherever in the cluster they are.
 
-    A task a video, so that the order is that of `steps` by construction; not a Ray Data execution, which would need its own
-    for each worker and reserve CPUs that the workers hold. Memory: the frames of `ahead` + 1 batches, in Ray's object store.
+    options: of the store. A task a video, so that the order is that of `steps` by construction and no more than `ahead` batches
+    are decoded beyond the one that training has. Ray Data was no faster, and its limit of memory was less strict
+    (docs/what-did-not-work.md). Memory: the frames of `ahead` + 1 batches, in Ray's object store. A task whose process or node
+    dies is started again, up to three times.
     Raises StoreError for a video that could be read when the store was prepared and no longer can.
     """
-    options = opened(folder).options
     decode = ray.remote(decoded).options(num_cpus=1, scheduling_strategy="SPREAD", **labelled("decode"))
 
     def start(number: int) -> Callable[[], Batch]:

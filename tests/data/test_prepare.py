@@ -11,7 +11,7 @@ import pytest
 
 from pipelines.data.prepare import FailedVideosError, prepare
 from pipelines.data.reader import stream
-from pipelines.data.store import StoreError, read_manifest, read_videos
+from pipelines.data.store import StoreError, opened, read_manifest, read_videos
 from pipelines.data.streaming import stream_decoded, training_batches
 from pipelines.data.tasks import find_tasks
 from pipelines.train.order import epoch_batches, share
@@ -153,7 +153,7 @@ def test_a_video_that_vanishes_while_training_streams_is_named(videos: Path, tmp
     records = read_manifest(store, "train")
     (folder / "clip 3.mp4").unlink()
     with pytest.raises(StoreError, match=r"clip 3\.mp4: no such file; it could be read when"):
-        list(stream_decoded(store, records, [[(0, 0), (3, 0)]]))
+        list(stream_decoded(opened(store).options, records, [[(0, 0), (3, 0)]]))
 
 
 def test_random_frames_come_from_the_candidates_that_are_stored(videos: Path, tmp_path: Path) -> None:
