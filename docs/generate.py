@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
-SPEEDS = "model gpu data scale stream scores heads index clips moments sweep start serve".split()  # files of docs/results/speed
+# files of docs/results/speed
+SPEEDS = ["model", "gpu", "data", "scale", "stream", "scores", "heads", "index", "clips", "moments", "sweep", "start", "serve"]
 PARTS: dict[str, Callable[[], str]] = {
     "methods": reference.methods,
     "costs": reference.costs,

@@ -1,6 +1,7 @@
 """`vop throughput stream`: what decode nodes feed a training that stores no frames, by Ray's tasks and by Ray Data.
 
-The nodes have one CPU each and are all on this machine. To decode a video is a wait here, so that the number of nodes decides and not the cores of this machine; so is a step of training. Tasks, objects, order and limits are real.
+The nodes have one CPU each and are all on this machine. To decode a video is a wait here, so that the number of nodes decides and
+not the cores of this machine; so is a step of training. Tasks, objects, order and limits are real.
 """
 
 from __future__ import annotations
@@ -40,9 +41,7 @@ MORE = 1.6  # times the feed of one node, at least, that two give
 
 @dataclass(frozen=True)
 class Waiting(StoreOptions):
-    """Decoding as a wait of so many seconds. A video's path is its number, which the pixels tell; the first of them tell when it
-    began.
-    """
+    """Decoding as a wait. A video's path is its number, which the pixels tell; the first of them tell when it began."""
 
     seconds: float = 0.0
 
