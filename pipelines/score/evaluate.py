@@ -131,7 +131,7 @@ def _room(resources: ResourcesConfig) -> tuple[int, dict[str, float]]:
                 f"the evaluation needs {amount:g} {name} for a worker, the cluster has {cluster_has(name, 'train'):g} for it: "
                 "set resources.cpus_per_worker or resources.use_gpu"
             )
-    return min(resources.num_workers, workers_that_fit(needs)), needs
+    return min(resources.most, workers_that_fit(needs)), needs
 
 
 def evaluate(adapter: Adapter, store: str, split: str = "test", in_process: bool = False) -> Evaluation:
