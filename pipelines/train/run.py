@@ -13,6 +13,7 @@ import ray.tune
 import torch
 
 from pipelines.cluster.connect import ResourceError, cluster_has, connected, needs_of
+from pipelines.cluster.growth import awaited
 from pipelines.cluster.probe import check_shared
 from pipelines.cluster.stop import stoppable
 from pipelines.data.prepare import Prepared, mend, prepare
@@ -168,22 +169,20 @@ def _validation(adapter: Adapter, store: str, in_process: bool) -> dict[str, flo
 
 
 def check_resources(experiment: Experiment) -> bool:
-    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
+    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang.
+
+    Waits for nodes that can still come.
+    """
     resources, own = experiment.resources, needs_of(experiment.resources)
     if own.get("GPU", 1) < 1 and resources.most > 1:
         share = f"resources.gpus_per_worker={resources.gpus_per_worker:g}"
         raise ResourceError(
             f"{share} is for trainings with resources.num_workers=1: two workers of one cannot share a GPU (NCCL)"
         )
-    decoding = decoding_cpus(experiment)
-    also = f" and {decoding} to decode" if decoding else ""
-    needs = {name: resources.fewest * amount + (name == "CPU") * decoding for name, amount in own.items()}
-    for name, amount in needs.items():
-        if cluster_has(name, "train") < amount:
-            raise ResourceError(
-                f"the training needs {amount:g} {name} for {resources.fewest} workers{also}, the cluster has "
-                f"{cluster_has(name, 'train'):g} for it: lower resources.num_workers or resources.cpus_per_worker"
-            )
+    decoding = [{"CPU": 1.0}] * decoding_cpus(experiment)
+    who = f"the training needs {{}} for {resources.fewest} workers{' and 1 to decode' if decoding else ''}"
+    if lacks := awaited(who, [own] * resources.fewest + decoding):
+        raise ResourceError(f"{lacks}: lower resources.num_workers or resources.cpus_per_worker")
     if resources.use_gpu is None and "GPU" not in own and (gpus := cluster_has("GPU", "train")):
         logger.warning(
             "training on CPUs: each of resources.num_workers=%s wants a GPU, the cluster has %g; resources.num_workers=%d "

@@ -13,6 +13,7 @@ from ray.train import ScalingConfig
 from ray.train.v2._internal.execution.scaling_policy import NoopDecision, ResizeDecision
 from ray.tune import PlacementGroupFactory
 
+from pipelines.cluster import growth
 from pipelines.cluster.connect import ROLE, ResourceError, free_workers, needs_of, workers_that_fit
 from pipelines.score.evaluate import _room
 from pipelines.sweep.fit import _resources
@@ -35,6 +36,7 @@ def cluster(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ray, "nodes", lambda: nodes)
     monkeypatch.setattr(ray_state, "available_resources_per_node", lambda: {one["NodeID"]: one["Resources"] for one in nodes})
     monkeypatch.setattr(ray_state.state, "get_draining_nodes", dict)
+    monkeypatch.setattr(growth, "grows", lambda: False)
 
 
 def experiment(*overrides: str) -> Experiment:
