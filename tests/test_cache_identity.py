@@ -120,6 +120,7 @@ VALUES = {
     "tuning.name": "partial",
     "head.name": "xpool",
     "data.codec": "jpeg",
+    "resources.num_workers": "2-8",
     "resources.use_gpu": "false",
     "resources.gpus_per_worker": "0.5",
 }

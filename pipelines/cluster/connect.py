@@ -26,6 +26,7 @@ os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_H
 
 import ray
 from ray._private import ray_constants, ray_logging
+from ray._private import state as ray_state
 from ray._private import utils as ray_utils
 
 from pipelines.cluster import scratch
@@ -174,7 +175,7 @@ def quiet() -> None:
 
 def uses_gpu(resources: ResourcesConfig) -> bool:
     """Whether each worker gets a GPU or its share of one: what the recipe says, else whether the cluster has it for each."""
-    wanted = resources.num_workers * resources.gpus_per_worker
+    wanted = resources.fewest * resources.gpus_per_worker
     return cluster_has("GPU", "train") >= wanted if resources.use_gpu is None else resources.use_gpu
 
 
@@ -190,6 +191,19 @@ def workers_that_fit(needs: dict[str, float], spare_cpus: float = 0) -> int:
     return int(min(cpus, gpus))
 
 
+def free_workers(needs: dict[str, float], spare_cpus: float = 0) -> int:
+    """How many workers with such needs have room now on nodes for training, where CPUs for others are left on one of them."""
+    free = ray_state.available_resources_per_node()
+    nodes = [free.get(node["NodeID"], {}) for node in (_nodes("train") or _nodes())]
+    spared = [_fitting(node, needs) - _fitting(node | {"CPU": node.get("CPU", 0) - spare_cpus}, needs) for node in nodes]
+    return sum(_fitting(node, needs) for node in nodes) - min(spared, default=0)
+
+
+def _fitting(has: dict[str, float], needs: dict[str, float]) -> int:
+    """How many workers fit a node; a share of 0.1 fits ten times into 1, whatever floats say."""
+    return max(0, min(int(has.get(name, 0) / amount + 1e-9) for name, amount in needs.items()))
+
+
 def cluster_has(resource: str, role: str = "") -> float:
     """How much of a resource ("CPU", "GPU") the whole cluster has, or those of its nodes that work of a role may go to."""
     return float(sum(node["Resources"].get(resource, 0) for node in (_nodes(role) or _nodes())))
@@ -200,6 +214,13 @@ def labelled(role: str) -> dict[str, Any]:
     return {"label_selector": {ROLE: role}} if _nodes(role) else {}
 
 
+def staying() -> set[str]:
+    """The ids of the nodes that work may go to."""
+    return {node["NodeID"] for node in _nodes()}
+
+
 def _nodes(role: str = "") -> list[dict[str, Any]]:
-    """The living nodes, or those of a role."""
-    return [node for node in ray.nodes() if node["Alive"] and (not role or node["Labels"].get(ROLE) == role)]
+    """The living nodes, or those of a role, but for those that are about to be taken away: nothing new begins there."""
+    leaving = ray_state.state.get_draining_nodes()
+    living = [node for node in ray.nodes() if node["Alive"] and node["NodeID"] not in leaving]
+    return [node for node in living if not role or node["Labels"].get(ROLE) == role]

@@ -40,6 +40,11 @@ def training_batches(
     return stream_decoded(opened(folder).options, records, steps, first, seed, ahead)
 
 
+def decoding_cpus(experiment: Experiment) -> int:
+    """CPUs that the workers of a training must leave free: without one, one that streams would wait for ever."""
+    return 0 if experiment.data.store or labelled("decode") else 1
+
+
 def stream_reused(
     reused: Activations, records: Sequence[Record], steps: Sequence[Sequence[Pair]], first: int = 0, ahead: int = 2
 ) -> Iterator[Batch]:

@@ -17,7 +17,8 @@ import ray.data
 import torch
 from numpy.typing import NDArray
 
-from pipelines.cluster.connect import ResourceError, cluster_has, connected, labelled, needs_of, uses_gpu, workers_that_fit
+from pipelines.cluster.connect import ResourceError, connected, labelled, needs_of, uses_gpu, workers_that_fit
+from pipelines.cluster.growth import awaited
 from pipelines.data.prepare import prepare
 from pipelines.data.store import read_manifest
 from pipelines.score.adapters import check_scoring, find_scored
@@ -123,15 +124,11 @@ def _stacked(found: dict[int, bytes]) -> NDArray[np.float32]:
 
 
 def _room(resources: ResourcesConfig) -> tuple[int, dict[str, float]]:
-    """How many workers embed, and what each takes. ResourceError where the cluster has no room for one."""
+    """How many workers embed, and what each takes. ResourceError where the cluster has, and will have, no room for one."""
     needs = needs_of(resources.model_copy(update={"num_workers": 1}))
-    for name, amount in needs.items():
-        if cluster_has(name, "train") < amount:
-            raise ResourceError(
-                f"the evaluation needs {amount:g} {name} for a worker, the cluster has {cluster_has(name, 'train'):g} for it: "
-                "set resources.cpus_per_worker or resources.use_gpu"
-            )
-    return min(resources.num_workers, workers_that_fit(needs)), needs
+    if lacks := awaited("the evaluation needs {} for a worker", [needs]):
+        raise ResourceError(f"{lacks}: set resources.cpus_per_worker or resources.use_gpu")
+    return min(resources.most, workers_that_fit(needs)), needs
 
 
 def evaluate(adapter: Adapter, store: str, split: str = "test", in_process: bool = False) -> Evaluation:

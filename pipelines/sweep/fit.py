@@ -58,7 +58,7 @@ def fit(
     need, room = _resources(experiment)
     # Trials that wait for their resources are what makes a cluster grow. But several workers, and tasks that decode, wait
     # for what trials have begun without; and TPE chooses by what has ended.
-    waits = experiment.resources.num_workers == 1 and experiment.data.store and settings.sampler != "tpe"
+    waits = experiment.resources.fewest == 1 and experiment.data.store and settings.sampler != "tpe"
     of = f" of {series.recipe}" if series.recipe else ""
     logger.info("sweep: %d trials%s, %d at a time; MLflow %s, run %s", wanted, of, min(room, wanted), run.uri, run.id)
     logging.getLogger("ray.tune").setLevel(logging.CRITICAL)  # it would say again what TrialReporter says
@@ -91,7 +91,7 @@ def _resources(experiment: Experiment) -> tuple[tune.PlacementGroupFactory, int]
     One worker trains in the trial's own process; several are started by it and set their resources aside themselves.
     """
     check_resources(experiment)
-    workers, needs = experiment.resources.num_workers, needs_of(experiment.resources)
+    workers, needs = experiment.resources.fewest, needs_of(experiment.resources)
     room = max(1, workers_that_fit(needs, spare_cpus=0 if experiment.data.store else 1) // workers)
     label = {f"bundle_{name}": [selector] for name, selector in labelled("train").items()}
     return tune.PlacementGroupFactory([needs if workers == 1 else {"CPU": 0.01}], **label), room

@@ -14,8 +14,10 @@ from ray.train import ControllerError, TrainingFailedError, WorkerGroupError
 from ray.tune.integration.ray_train import TuneReportCallback
 
 from pipelines.cluster.connect import labelled
+from pipelines.data.streaming import decoding_cpus
 from pipelines.output import Output, storage
 from pipelines.train.checkpoint import ERRORS, epochs_of, trained
+from pipelines.train.elastic import ElasticPolicy
 from pipelines.train.training import TrainingError, WorkerError
 from pipelines.train.worker import Job, train_loop
 from vop.errors import VopError
@@ -30,6 +32,12 @@ class Trainer(ray.train.torch.TorchTrainer):  # type: ignore[misc]
     """Ray's trainer, which leaves the signals to this program: its own handler of Ctrl-C would stay after the training."""
 
     controller: Any = None
+    spare_cpus = 0.0  # that workers of an elastic training leave free
+
+    def _initialize_and_run_controller(self, **arguments: Any) -> Any:
+        if self.scaling_config.elasticity_enabled:
+            arguments["scaling_policy"] = ElasticPolicy(self.scaling_config, self.spare_cpus)
+        return super()._initialize_and_run_controller(**arguments)
 
     def _register_sigint_handler(self, controller: Any) -> None:
         self.controller = controller
@@ -71,11 +79,14 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
 
 def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
     resources, output = job.experiment.resources, Output.of(job.experiment.tracking)
-    return Trainer(
+    # trials of a sweep share the cluster among them
+    number = resources.fewest if trial or resources.fewest == resources.most else (resources.fewest, resources.most)
+    trainer = Trainer(
         train_loop,
         train_loop_config=job.tree(),
         scaling_config=ray.train.ScalingConfig(
-            num_workers=resources.num_workers,
+            num_workers=number,
+            elastic_resize_monitor_interval_s=0,  # at the end of each epoch
             use_gpu=use_gpu,
             resources_per_worker={"CPU": job.cpus, **({"GPU": resources.gpus_per_worker} if use_gpu else {})},
             **labelled("train"),
@@ -87,6 +98,8 @@ def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
             callbacks=[TuneReportCallback()] if trial else [],
         ),
     )
+    trainer.spare_cpus = decoding_cpus(job.experiment)
+    return trainer
 
 
 def explain(error: Exception, folder: Path) -> VopError:

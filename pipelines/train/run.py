@@ -12,11 +12,13 @@ from typing import Any
 import ray.tune
 import torch
 
-from pipelines.cluster.connect import ResourceError, cluster_has, connected, labelled, needs_of
+from pipelines.cluster.connect import ResourceError, cluster_has, connected, needs_of
+from pipelines.cluster.growth import awaited
 from pipelines.cluster.probe import check_shared
 from pipelines.cluster.stop import stoppable
 from pipelines.data.prepare import Prepared, mend, prepare
 from pipelines.data.store import read_manifest
+from pipelines.data.streaming import decoding_cpus
 from pipelines.locations import checkpoint_folder
 from pipelines.output import Output
 from pipelines.score.evaluate import evaluate, write_queries
@@ -94,7 +96,7 @@ def run_experiment(
 
 def _run(experiment: Experiment, run: Run, prepared: Prepared, trial: bool, logged: set[str]) -> Result:
     """What is trained is kept before anything is scored with it. logged: metrics that are in MLflow already."""
-    in_process = trial and experiment.resources.num_workers == 1
+    in_process = trial and experiment.resources.fewest == 1
     adapter, output = _train(Job(experiment, prepared.folder, run), trial), Output.of(experiment.tracking)
     adapter.notes["run"] = run.id
     folder = save_adapter(adapter, output.folder / f"{experiment.name}-{run.id[:8]}")
@@ -151,10 +153,10 @@ def _train(job: Job, trial: bool) -> Adapter:
     if done := trained(job.checkpoints, experiment):
         return done
     use_gpu = check_resources(experiment)
-    if trial and experiment.resources.num_workers == 1:
+    if trial and experiment.resources.fewest == 1:
         return _train_in_process(job, use_gpu)
     if not trial:
-        words = "training %s: epochs: %d, trainable parameters: %d, workers: %d"
+        words = "training %s: epochs: %d, trainable parameters: %d, workers: %s"
         logger.info(words, experiment.name, experiment.training.epochs, trainable, experiment.resources.num_workers)
     return train_on_workers(job, use_gpu, trial)
 
@@ -174,25 +176,23 @@ def _validation(adapter: Adapter, store: str, in_process: bool) -> dict[str, flo
 
 
 def check_resources(experiment: Experiment) -> bool:
-    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang."""
+    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang.
+
+    Waits for nodes that can still come.
+    """
     resources, own = experiment.resources, needs_of(experiment.resources)
-    if own.get("GPU", 1) < 1 and resources.num_workers > 1:
+    if own.get("GPU", 1) < 1 and resources.most > 1:
         share = f"resources.gpus_per_worker={resources.gpus_per_worker:g}"
         raise ResourceError(
             f"{share} is for trainings with resources.num_workers=1: two workers of one cannot share a GPU (NCCL)"
         )
-    # without a CPU that the workers leave free a training that streams would wait for ever
-    decoding, also = (0, "") if experiment.data.store or labelled("decode") else (1, " and 1 to decode")
-    needs = {name: resources.num_workers * amount + (name == "CPU") * decoding for name, amount in own.items()}
-    for name, amount in needs.items():
-        if cluster_has(name, "train") < amount:
-            raise ResourceError(
-                f"the training needs {amount:g} {name} for {resources.num_workers} workers{also}, the cluster has "
-                f"{cluster_has(name, 'train'):g} for it: lower resources.num_workers or resources.cpus_per_worker"
-            )
+    decoding = [{"CPU": 1.0}] * decoding_cpus(experiment)
+    who = f"the training needs {{}} for {resources.fewest} workers{' and 1 to decode' if decoding else ''}"
+    if lacks := awaited(who, [own] * resources.fewest + decoding):
+        raise ResourceError(f"{lacks}: lower resources.num_workers or resources.cpus_per_worker")
     if resources.use_gpu is None and "GPU" not in own and (gpus := cluster_has("GPU", "train")):
         logger.warning(
-            "training on CPUs: each of resources.num_workers=%d wants a GPU, the cluster has %g; resources.num_workers=%d "
+            "training on CPUs: each of resources.num_workers=%s wants a GPU, the cluster has %g; resources.num_workers=%d "
             "trains on GPUs, with the same loss",
             *(resources.num_workers, gpus, max(1, int(gpus))),
         )

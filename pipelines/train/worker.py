@@ -30,6 +30,7 @@ from pipelines.tracking import Run
 from pipelines.train.captions import check_frame_captions
 from pipelines.train.checkpoint import best_of, last, save, state_of
 from pipelines.train.copies import Finite, on_device
+from pipelines.train.elastic import LEFT
 from pipelines.train.order import all_batches, share, share_sizes
 from pipelines.train.step import average_gradients, backward
 from pipelines.train.training import Training, TrainingError, training_of
@@ -130,6 +131,7 @@ def train(job: Job, worker: Worker) -> Adapter:
         metrics = train_epoch(training, batches, epoch, worker, names)
         metrics |= _validate(training, store, validation, worker)
         metrics["epoch/cpu_seconds"] = time.process_time() - cpu  # of this worker: steps and validation
+        metrics["epoch/workers"] = worker.workers
         training.keep_best(metrics)
         training.history.append(metrics)
         if worker.rank == 0:
@@ -137,7 +139,7 @@ def train(job: Job, worker: Worker) -> Adapter:
         _log(job.run, metrics, training.epoch, logged, worker)
         if worker.speaks:
             logger.info("%s", _line(training.epoch, experiment.training.epochs, metrics))
-        worker.report(metrics)
+        worker.report({**metrics, LEFT: experiment.training.epochs - training.epoch})
     assert training.best is not None
     return training.best
 
@@ -246,7 +248,8 @@ def _resume(training: Training, folder: Path, worker: Worker) -> None:
             )
         training.restore(state, best_of(checkpoint, training.experiment))
         if worker.speaks:
-            logger.info("going on after epoch %d/%d", training.epoch, training.experiment.training.epochs)
+            words = "going on after epoch %d/%d, workers: %d"
+            logger.info(words, training.epoch, training.experiment.training.epochs, worker.workers)
     if worker.workers > 1:
         epochs: list[Any] = [None] * worker.workers
         dist.all_gather_object(epochs, training.epoch)

@@ -7,7 +7,6 @@ import logging
 import os
 import subprocess
 import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +22,7 @@ from pipelines.cluster.probe import look_at_nodes
 from pipelines.data.verify import verify
 from pipelines.sweep.fit import _resources
 from pipelines.train.run import run_experiment
+from tests.support.nodes import nodes
 from tests.support.recipe import recipe
 
 CLUSTER = Path(__file__).parents[2] / "cluster.yaml"
@@ -81,34 +81,19 @@ def test_without_labels_nothing_is_asked_for(ray_cluster: None) -> None:
     assert cluster_has("CPU", "decode") == cluster_has("CPU") == ray.cluster_resources()["CPU"]
 
 
-def test_work_goes_to_labelled_nodes(own_ray: None, videos: Path, tmp_path: Path) -> None:
+def test_work_goes_to_by_role(own_ray: None, videos: Path, tmp_path: Path) -> None:
     """A head with CPUs to spare and no label, where everything would go first; a node to decode, a node to train."""
-    from ray._private import ray_constants
-    from ray.cluster_utils import Cluster
-
-    with (
-        tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        patch.setenv("RAY_AUTH_MODE", "disabled")
-        patch.setenv("RAY_TMPDIR", folder)
-        # On 127.0.0.1, as any Ray of this process; who connects must not take that for the machine's address.
-        patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
-        patch.setenv(ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR, "0")
-        cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4, "include_dashboard": True, "dashboard_port": 0})
-        try:
-            nodes = {role: cluster.add_node(num_cpus=2, labels={ROLE: role}).node_id for role in ("decode", "train")}
-            cluster.wait_for_nodes()
-            environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
-            command = [sys.executable, "-c", "from tests.cluster.test_cluster import work; work()", str(videos), str(tmp_path)]
-            done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
-            assert done.returncode == 0, done.stdout + done.stderr
-        finally:
-            cluster.shutdown()
+    with nodes(4) as cluster:
+        by_role = {role: cluster.add_node(num_cpus=2, labels={ROLE: role}).node_id for role in ("decode", "train")}
+        cluster.wait_for_nodes()
+        environment = {**os.environ, "RAY_ADDRESS": cluster.address, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+        command = [sys.executable, "-c", "from tests.cluster.test_cluster import work; work()", str(videos), str(tmp_path)]
+        done = subprocess.run(command, env=environment, cwd=tmp_path, capture_output=True, text=True, timeout=240)
+        assert done.returncode == 0, done.stdout + done.stderr
     placed = json.loads(done.stdout.splitlines()[-1])
-    assert placed["decoded"] == placed["probed"] == [nodes["decode"]]
-    assert placed["prepared"] == [nodes["decode"]]
-    assert placed["trained"] == placed["embedded"] == placed["trial"] == [nodes["train"]]
+    assert placed["decoded"] == placed["probed"] == [by_role["decode"]]
+    assert placed["prepared"] == [by_role["decode"]]
+    assert placed["trained"] == placed["embedded"] == placed["trial"] == [by_role["train"]]
     assert placed["nodes"] == [["", ""], ["decode", ""], ["train", ""]], "each looked at, none with a fault"
     assert placed["refused"] == "the training needs 3 CPU for 3 workers, the cluster has 2 for it", "not the whole cluster's 8"
 

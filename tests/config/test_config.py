@@ -57,6 +57,9 @@ def test_an_override_wins_over_the_recipe_which_wins_over_the_default(tmp_path: 
         ("training.learning_rate=null", None),
         ("training.epochs=0", 0),
         ("resources.use_gpu=false", False),
+        ("resources.num_workers=2", 2),
+        ("resources.num_workers=2-8", "2-8"),
+        ("resources.num_workers=4-4", 4),
         ("video_encoder.split_layer=8", 8),
         ("tracking.uri=sqlite:///a=b.db", "sqlite:///a=b.db"),
         ("benchmark.videos=", None),
@@ -130,6 +133,20 @@ def test_any_text_is_a_recipe_or_an_error_of_ours(text: str) -> None:
         load_experiment({}, [text])
     with suppress(ConfigError):
         load_experiment({}, [f"training.epochs={text}"])
+
+
+NO_WORKERS = ["8-2", "0-3", "2-", "-2", "a-b", "1-2-3", "0", "2.5", "true", "null", "[2]", "2 - 8", "x" * 999]
+
+
+@pytest.mark.parametrize("workers", NO_WORKERS)
+def test_a_number_of_workers_that_is_none_is_one_sentence(workers: str) -> None:
+    words = r"resources\.num_workers: .{1,100} is neither a number from 1 on, such as 2, nor a range of two such as 2-8"
+    assert re.fullmatch(words, refused({}, f"resources.num_workers={workers}"))
+
+
+def test_a_range_of_workers_has_two_ends() -> None:
+    ends = [load_experiment({}, [f"resources.num_workers={words}"]).resources for words in ("2-8", "3")]
+    assert [(one.fewest, one.most) for one in ends] == [(2, 8), (3, 3)]
 
 
 def test_with_value_leaves_the_tree_it_was_given() -> None:

@@ -27,6 +27,7 @@ ODD = [
     'benchmark.videos="a: [c] é"',
     "training.learning_rate=1e-06",
     "training.chunk_size=3",
+    "resources.num_workers=2-8",
     "backbone.quick_gelu=false",
     "seed=7",
 ]

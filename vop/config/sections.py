@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import codecs
+import re
 from typing import Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
@@ -213,7 +214,11 @@ class DataConfig(Section):
 class ResourcesConfig(Section):
     """What a training takes of the cluster."""
 
-    num_workers: int = Field(1, ge=1, description="processes that train together, each on its share of a batch")
+    num_workers: int | str = Field(
+        1,
+        description="processes that train together, each on its share of a batch; `2-8`: at least 2, and up to 8 while the "
+        "cluster has room for them, with the same loss",
+    )
     cpus_per_worker: float = Field(1.0, gt=0, description="CPUs that each worker takes")
     use_gpu: bool | None = Field(None, description="a GPU for each worker; null: where the cluster has one for each")
     gpus_per_worker: float = Field(
@@ -222,6 +227,25 @@ class ResourcesConfig(Section):
     max_failures: int = Field(
         3, ge=0, description="times that a training whose worker or node died goes on from its last checkpoint by itself"
     )
+
+    @field_validator("num_workers", mode="before")
+    @classmethod
+    def _number_or_range(cls, value: Any) -> Any:
+        """A number as such, also one that is text (as MLflow keeps it); a range as text."""
+        number = re.fullmatch(r"([1-9]\d{0,5})(?:-([1-9]\d{0,5}))?", str(value))
+        if isinstance(value, bool) or not number or int(number[1]) > int(number[2] or number[1]):
+            raise ValueError(f"{value!r:.100} is neither a number from 1 on, such as 2, nor a range of two such as 2-8")
+        return int(number[1]) if number[2] in (None, number[1]) else value
+
+    @property
+    def fewest(self) -> int:
+        """Workers that a training needs."""
+        return int(str(self.num_workers).partition("-")[0])
+
+    @property
+    def most(self) -> int:
+        """Workers that a training takes where there is room."""
+        return int(str(self.num_workers).rpartition("-")[2])
 
 
 class TrackingConfig(Section):
