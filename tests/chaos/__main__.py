@@ -22,6 +22,7 @@ from random import Random
 from pipelines.cluster.connect import connected
 from tests.chaos.kind import Kind, Skipped
 
+logger = logging.getLogger("tests.chaos")
 MODULES = ("stores", "runs", "commands")
 
 
@@ -39,6 +40,7 @@ def tried(name: str, do: Callable[[Random, Path], None], seed: int, runs: int) -
             try:
                 do(Random(f"{seed} {run} {name}"), Path(folder))
                 held += 1
+                logger.info("%s: run %d of %d held", name, run + 1, runs)
             except Skipped as reason:
                 return 0, 0, f"skipped: {reason}"
             except Exception:
@@ -54,6 +56,8 @@ def main() -> int:
     parser.add_argument("--kills", type=int, default=1, help="runs of each kind in which something is killed")
     parser.add_argument("--only", default="", help="kinds whose name holds this")
     given = parser.parse_args()
+    logging.basicConfig(format="%(message)s")
+    logger.setLevel(logging.INFO)
     print(f"seed {given.seed}, runs {given.runs}, kills {given.kills}", flush=True)
     logging.getLogger("pipelines").setLevel(logging.CRITICAL)
     chosen = kinds(given.only)
