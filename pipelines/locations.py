@@ -39,6 +39,12 @@ def output_folder(config: TrackingConfig) -> Path:
         raise ConfigError(f"tracking.output: {config.output}: {error}") from error
 
 
+def artifact_folder(config: TrackingConfig) -> Path:
+    """Where MLflow keeps the files of runs that it keeps in an SQLite file; not among copies, which may be removed."""
+    file = sqlite_file(tracking_uri(config))
+    return (file.resolve().parent if file and "://" in config.output else output_folder(config)) / "artifacts"
+
+
 def checkpoint_folder(config: TrackingConfig, run_id: str) -> Path:
     """Where a training keeps its last checkpoint, until its run has FINISHED."""
     return output_folder(config) / "checkpoints" / run_id
@@ -112,26 +118,27 @@ def check_server(config: TrackingConfig) -> None:
     address = tracking_uri(config)
     check_address(address)
     where = "tracking.uri" if config.uri else "MLFLOW_TRACKING_URI"
-    uri = urlsplit(_databricks(address) if _scheme(address) == DATABRICKS else address)
+    uri = urlsplit(_databricks(address, where) if _scheme(address) == DATABRICKS else address)
     port = PORTS.get(uri.scheme.partition("+")[0])
     if port is None or not uri.hostname:  # a file, or a socket in one
         return
-    _check_driver(address, where)
     try:
-        socket.create_connection((uri.hostname, uri.port or port), timeout=5).close()
+        port = uri.port or port
+        _check_driver(address, where)
+        socket.create_connection((uri.hostname, port), timeout=5).close()
     except (OSError, ValueError) as error:  # ValueError: a port that is no number
         place = f"{uri.scheme}://{uri.netloc.rpartition('@')[2]}"
         raise TrackingError(f"{where}: no MLflow server answers at {place} ({error})") from error
 
 
-def _databricks(uri: str) -> str:
+def _databricks(uri: str, where: str) -> str:
     """The server that a Databricks address means on this machine."""
     from databricks.sdk.config import Config  # MLflow's own way
 
     try:
-        return str(Config(profile=urlsplit(uri).hostname).host)
+        return str(Config(profile=urlsplit(uri).netloc.partition(":")[0] or None).host)
     except ValueError as error:
-        raise TrackingError(f"tracking.uri: {uri}: no server and no credentials are configured for Databricks") from error
+        raise TrackingError(f"{where}: {uri}: no server and no credentials are configured for Databricks") from error
 
 
 def _check_driver(uri: str, where: str) -> None:

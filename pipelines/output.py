@@ -6,8 +6,10 @@ nothing.
 
 from __future__ import annotations
 
+import os
 import posixpath
 import shutil
+import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -39,13 +41,18 @@ class Output:
             raise ConfigError(f"tracking.output: {error}") from error
         return cls(absolute(config.output), folder)
 
+    @property
+    def is_copy(self) -> bool:
+        """Whether the folder is this machine's copy of an address."""
+        return is_remote(self.place)
+
     def named(self, path: Path) -> str:
         """What every machine calls a file or folder in `folder`."""
-        return join(self.place, *path.relative_to(self.folder).parts) if is_remote(self.place) else str(path)
+        return join(self.place, *path.relative_to(self.folder).parts) if self.is_copy else str(path)
 
     def push(self, path: Path) -> None:
-        """Send a file, or a folder with all that is in it; what is not here any more is removed there. Raises PlaceError."""
-        if not is_remote(self.place):
+        """Send a file, or a folder with all that is in it; a path that is not here is removed there. Raises PlaceError."""
+        if not self.is_copy:
             return
         filesystem, inside = located(self.named(path))
         with told(self.named(path)):
@@ -60,22 +67,42 @@ class Output:
                     filesystem.delete_file(inside)
 
     def pull(self, folder: Path) -> None:
-        """Make a folder here what it is there; a file of the same name and size is taken for the same. Raises PlaceError."""
-        if not is_remote(self.place):
+        """Make a folder here what it is there, file by file, each whole or as it was. Raises PlaceError.
+
+        Several processes may do so at once. A file that was fetched has its time of there, by which it is known again.
+        """
+        if not self.is_copy:
             return
-        filesystem, inside = located(self.named(folder))
+        filesystem, _ = located(self.place)
         with told(self.named(folder)):
-            found = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
-            there = {folder / posixpath.relpath(info.path, inside): info for info in found if info.is_file}
+            there = self._there(folder)
             for path in [path for path in folder.rglob("*") if path.is_file() and path not in there]:
-                path.unlink()
+                path.unlink(missing_ok=True)
             for path in [path for path in sorted(folder.rglob("*"), reverse=True) if path.is_dir()]:
                 with suppress(OSError):  # it holds something
                     path.rmdir()
             for path, info in there.items():
-                if not path.is_file() or path.stat().st_size != info.size:
+                if not path.is_file() or (path.stat().st_size, path.stat().st_mtime_ns) != (info.size, info.mtime_ns):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    fs.copy_files(info.path, str(path), source_filesystem=filesystem, destination_filesystem=LOCAL)
+                    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
+                    try:
+                        fs.copy_files(info.path, str(partial), source_filesystem=filesystem, destination_filesystem=LOCAL)
+                        os.utime(partial, ns=(info.mtime_ns, info.mtime_ns))
+                        partial.replace(path)
+                    finally:
+                        partial.unlink(missing_ok=True)
+
+    def names(self, folder: Path) -> set[str]:
+        """What is in a folder, here or there. Raises PlaceError."""
+        with told(self.named(folder)):
+            there = self._there(folder) if self.is_copy else {}
+        return {path.relative_to(folder).parts[0] for path in there} | {path.name for path in folder.glob("*")}
+
+    def _there(self, folder: Path) -> dict[Path, fs.FileInfo]:
+        """What this machine calls the files that the address has in a folder."""
+        filesystem, inside = located(self.named(folder))
+        found = filesystem.get_file_info(fs.FileSelector(inside, allow_not_found=True, recursive=True))
+        return {folder / posixpath.relpath(info.path, inside): info for info in found if info.is_file}
 
     def remove(self, folder: Path) -> None:
         """Remove a folder, here and there."""
@@ -85,7 +112,7 @@ class Output:
 
 def storage(output: Output, folder: Path) -> dict[str, Any]:
     """The arguments of Ray's RunConfig that keep what it writes itself in a folder of the output."""
-    if not is_remote(output.place):
+    if not output.is_copy:
         return {"storage_path": str(folder)}
     filesystem, inside = located(output.named(folder))
     return {"storage_path": inside, "storage_filesystem": filesystem}

@@ -12,6 +12,7 @@ from pipelines.cli.say import say
 from pipelines.cli.tables import print_costs, print_methods, print_results
 from pipelines.locations import adapter_folder, check_runs, output_folder, tracking_uri
 from vop.config import load_experiment
+from vop.secrets import masked
 
 
 def evaluate(
@@ -25,7 +26,7 @@ def evaluate(
     from pipelines.score.evaluate import evaluate_adapter
 
     evaluation = evaluate_adapter(adapter, changes, split, recipe)
-    print_results({Path(adapter).name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
+    print_results({Path(masked(adapter)).name: {f"{split}/{k}": v for k, v in evaluation.metrics.items()}}, split)
 
 
 def methods(

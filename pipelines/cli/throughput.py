@@ -115,7 +115,7 @@ def heads(
 @commands.command()
 def index(
     windows: Annotated[int, typer.Option(min=1000, help="so many, in ten steps")] = 1_000_000,
-    clips: Annotated[int, typer.Option(help="instead: so many tiny clips through vop index, also killed half-way")] = 0,
+    clips: Annotated[int, typer.Option(min=0, help="instead: so many tiny clips through vop index, also killed half-way")] = 0,
     output: Output = None,
 ) -> None:
     """An index that grows: what building costs, and what a query costs against exact search; about fifteen minutes."""

@@ -191,12 +191,17 @@ def workers_that_fit(needs: dict[str, float], spare_cpus: float = 0) -> int:
     return int(min(cpus, gpus))
 
 
-def free_workers(needs: dict[str, float], spare_cpus: float = 0) -> int:
-    """How many workers with such needs have room now on nodes for training, where CPUs for others are left on one of them."""
+def free_workers(needs: dict[str, float], role: str, spare_cpus: float = 0) -> int:
+    """How many workers with such needs have room now on nodes of a role ("": any), where one node keeps CPUs for others."""
     free = ray_state.available_resources_per_node()
-    nodes = [free.get(node["NodeID"], {}) for node in (_nodes("train") or _nodes())]
-    spared = [_fitting(node, needs) - _fitting(node | {"CPU": node.get("CPU", 0) - spare_cpus}, needs) for node in nodes]
-    return sum(_fitting(node, needs) for node in nodes) - min(spared, default=0)
+    nodes = [free.get(node["NodeID"], {}) for node in _nodes(role)]
+    fit = sum(_fitting(node, needs) for node in nodes)
+    spared = [
+        _fitting(node, needs) - _fitting(node | {"CPU": node["CPU"] - spare_cpus}, needs)
+        for node in nodes
+        if node.get("CPU", 0) >= spare_cpus
+    ]
+    return fit - min(spared, default=fit) if spare_cpus else fit
 
 
 def _fitting(has: dict[str, float], needs: dict[str, float]) -> int:

@@ -55,9 +55,7 @@ def check_shared(places: Mapping[str, str]) -> None:
                 elsewhere.setdefault(place, []).append(_name(node))
     if elsewhere:
         lines = [f"{place}: not the same place on {', '.join(names)} as on this machine" for place, names in elsewhere.items()]
-        raise PlaceError(
-            *lines, "give a folder that all machines of the cluster share; for frames and videos also a URI (s3://, ...)"
-        )
+        raise PlaceError(*lines, "give a folder that all machines of the cluster share, or a URI (s3://, ...)")
 
 
 def look_at_nodes(experiment: Experiment, address: str) -> list[Node]:

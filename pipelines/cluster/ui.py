@@ -7,7 +7,7 @@ import socket
 import sys
 from pathlib import Path
 
-from pipelines.locations import output_folder, tracking_uri
+from pipelines.locations import artifact_folder, tracking_uri
 from vop.config import TrackingConfig
 from vop.errors import VopError
 
@@ -28,7 +28,7 @@ def server_command(store: str, artifacts: Path, port: int) -> list[str]:
 
 def serve(tracking: TrackingConfig, port: int) -> None:
     """Become MLflow's server on an experiment's runs."""
-    command = server_command(tracking_uri(tracking), output_folder(tracking) / "artifacts", port)
+    command = server_command(tracking_uri(tracking), artifact_folder(tracking), port)
     os.execve(command[0], command, {**os.environ, **ENVIRONMENT})
 
 

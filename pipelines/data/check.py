@@ -16,7 +16,7 @@ from pipelines.output import Output
 from vop.annotations.records import SPLITS
 from vop.config import ConfigError, Experiment, TrackingConfig, kind
 from vop.messages import one_line
-from vop.places import PlaceError, absolute, is_remote, told
+from vop.places import PlaceError, absolute, told
 from vop.video.frames import FrameError
 
 TRIED = 3
@@ -62,7 +62,7 @@ def check_writable(key: str, folder: str | Path) -> int:
 def check_output(tracking: TrackingConfig) -> int | None:
     """As `check_writable`, of `tracking.output`; of an address None. Raises ConfigError too, as `Output.of` does."""
     output = Output.of(tracking)
-    if not is_remote(output.place):
+    if not output.is_copy:
         return check_writable("tracking.output", output.folder)
     mark = output.folder / f".vop-{uuid.uuid4().hex[:8]}"
     with told(str(mark.parent)):

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import mlflow
 
-from pipelines.locations import TrackingError, check_runs, output_folder, sqlite_file, tracking_uri
+from pipelines.locations import TrackingError, artifact_folder, check_runs, output_folder, sqlite_file, tracking_uri
 from pipelines.tracking.journal import replay
 from pipelines.tracking.life import ALIVE, is_dead
 from pipelines.tracking.server import FIRST, Server
@@ -110,8 +110,7 @@ def experiment_id(server: Server, config: TrackingConfig) -> str:
     """The id of the experiment, which is made if there is none. ConfigError for a deleted one, or a name that is none."""
     found = _experiment(server, config)
     if found is None:
-        local = sqlite_file(tracking_uri(config))
-        location = (output_folder(config) / "artifacts").as_uri() if local else None
+        location = artifact_folder(config).as_uri() if sqlite_file(tracking_uri(config)) else None
         try:
             return str(server.create_experiment(config.experiment, artifact_location=location))
         except mlflow.exceptions.MlflowException as error:

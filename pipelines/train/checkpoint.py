@@ -19,6 +19,7 @@ from pipelines.train.training import Training, TrainingError
 from vop.config import Experiment
 from vop.messages import one_line
 from vop.model.adapter import Adapter, load_adapter, save_adapter
+from vop.places import PlaceError
 
 logger = logging.getLogger(__name__)
 STATE = "training.pt"  # beside the best adapter
@@ -64,14 +65,19 @@ def save(training: Training, folder: Path) -> Path:
 
 def remove(output: Output, folder: Path, kept: bool = False) -> None:
     """Remove what a training has below `folder`; kept: unless there is something to go on from, or to read."""
-    if kept:
-        output.pull(folder)
     shutil.rmtree(folder / PARTIAL, ignore_errors=True)  # of a worker that was killed
-    if kept and any(found.name == ERRORS or found.name.startswith(EPOCH) for found in folder.glob("*")):
+    if kept and _holds_something(output, folder):
         return
     output.remove(folder)
     with suppress(OSError):  # of other runs there is more
         folder.parent.rmdir()
+
+
+def _holds_something(output: Output, folder: Path) -> bool:
+    try:
+        return any(name == ERRORS or name.startswith(EPOCH) for name in output.names(folder))
+    except PlaceError:  # an address that does not answer now
+        return True
 
 
 def last(folder: Path) -> Path | None:

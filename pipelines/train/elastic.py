@@ -11,7 +11,7 @@ from ray.train.v2._internal.execution.scaling_policy import ElasticScalingPolicy
 from ray.train.v2._internal.execution.worker_group import WorkerGroupPollStatus, WorkerGroupState
 from ray.util import placement_group_table
 
-from pipelines.cluster.connect import free_workers, staying
+from pipelines.cluster.connect import ROLE, free_workers, staying
 
 logger = logging.getLogger(__name__)
 SETTLES = 2.0  # seconds until what workers had that ended is seen to be free
@@ -55,6 +55,7 @@ class ElasticPolicy(ElasticScalingPolicy):  # type: ignore[misc]
         # after a preemption there is still the group of before
         table: dict[str, Any] = placement_group_table(self.group) if self.group else {"state": "REMOVED"}
         where = {} if table["state"] == "REMOVED" else table["bundles_to_node_id"]
-        own = sum(node in staying() for node in where.values())
-        room = free_workers(self.scaling_config._resources_per_worker_not_none, self.spare_cpus)
+        stay, role = staying(), (self.scaling_config.label_selector or {}).get(ROLE, "")
+        own = sum(node in stay for node in where.values())
+        room = free_workers(self.scaling_config._resources_per_worker_not_none, role, self.spare_cpus)
         return min(own + room, int(self.scaling_config.max_workers))

@@ -48,7 +48,7 @@ def holdings(experiment: Experiment) -> list[Holding]:
         status, working = {}, f"MLflow cannot say what is RUNNING: {error}"
     found = [replace(one, used=working) for one in (*_folders(cache, "frames"), *_folders(own, "activations"))]
     for one in (*_folders(output.place, "checkpoints"), *_folders(output.place, "sweeps")):
-        state = status.get(Path(one.place).name, "of no run here")
+        state = status.get(one.name.partition("/")[2], "of no run here")
         found.append(replace(one, note=state, used=working if state in ("RUNNING", "of no run here") else ""))
     file = sqlite_file(tracking_uri(experiment.tracking))
     left = partial_files(file) if file and file.parent.is_dir() else []

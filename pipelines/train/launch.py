@@ -19,9 +19,10 @@ from pipelines.output import Output, storage
 from pipelines.train.checkpoint import ERRORS, epochs_of, trained
 from pipelines.train.elastic import ElasticPolicy
 from pipelines.train.training import TrainingError, WorkerError
-from pipelines.train.worker import Job, train_loop
+from pipelines.train.worker import LOSS, Job, log_epoch, train_loop
 from vop.errors import VopError
 from vop.model.adapter import Adapter
+from vop.places import PlaceError
 from vop.secrets import masked
 
 logger = logging.getLogger(__name__)
@@ -55,8 +56,9 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
     Raises what a worker says to the user, else WorkerError; the full text of an error is then in a file.
     """
     folder, experiment, output = job.checkpoints, job.experiment, Output.of(job.experiment.tracking)
+    where = labelled("train")  # also when the last such node is gone: another one may come
     for restarts in range(experiment.resources.max_failures + 1):
-        trainer = _trainer(job, use_gpu, trial)
+        trainer = _trainer(job, use_gpu, trial, where)
         try:
             trainer.fit()
             break
@@ -65,19 +67,30 @@ def train_on_workers(job: Job, use_gpu: bool, trial: bool) -> Adapter:
             raise
         except (TrainingFailedError, RayError) as error:
             explained = explain(error, folder)
+            with suppress(PlaceError):  # an address that does not answer
+                output.push(folder / ERRORS)
             if not isinstance(explained, WorkerError) or restarts == experiment.resources.max_failures:
                 raise explained from error
             output.pull(folder)
             done, left = len(epochs_of(folder)), experiment.resources.max_failures - restarts
             logger.warning("%s; going on after epoch %d (restarts left: %d)", explained.args[0], done, left - 1)
     output.pull(folder)
+    if output.is_copy:
+        _log_the_rest(job)
     adapter = trained(folder, experiment)
     if adapter is None:
         raise TrainingError(f"{folder}: there is no whole checkpoint of the last epoch")
     return adapter
 
 
-def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
+def _log_the_rest(job: Job) -> None:
+    """Epochs that a worker could not log: they wait on its machine, in a copy that nobody else sees."""
+    logged = job.run.steps(LOSS)
+    for number, metrics in enumerate(epochs_of(job.checkpoints), 1):
+        log_epoch(job.run, metrics, number, logged)
+
+
+def _trainer(job: Job, use_gpu: bool, trial: bool, where: dict[str, Any]) -> Trainer:
     resources, output = job.experiment.resources, Output.of(job.experiment.tracking)
     # trials of a sweep share the cluster among them
     number = resources.fewest if trial or resources.fewest == resources.most else (resources.fewest, resources.most)
@@ -89,7 +102,7 @@ def _trainer(job: Job, use_gpu: bool, trial: bool) -> Trainer:
             elastic_resize_monitor_interval_s=0,  # at the end of each epoch
             use_gpu=use_gpu,
             resources_per_worker={"CPU": job.cpus, **({"GPU": resources.gpus_per_worker} if use_gpu else {})},
-            **labelled("train"),
+            **where,
         ),
         run_config=ray.train.RunConfig(
             name=job.checkpoints.name,

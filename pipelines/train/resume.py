@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 import re
 from collections.abc import Mapping
-from pathlib import Path
 
 from pipelines.locations import checkpoint_folder
 from pipelines.output import Output
@@ -37,7 +36,8 @@ def resume(where: str, tracking: TrackingConfig, places: Mapping[str, str] | Non
 
 def run_id(where: str) -> str:
     """The id, or its start, in what a user calls a run."""
-    return Path(where).name.rpartition("-")[2].lower() if re.fullmatch(r".*-[0-9a-f]{8}/*", where) else where
+    found = re.fullmatch(r".*-([0-9a-f]{8})/*(\?.*)?", where)
+    return found[1].lower() if found else where
 
 
 def _experiment(run: LoggedRun, places: Mapping[str, str]) -> Experiment:

@@ -100,8 +100,9 @@ def _run(experiment: Experiment, run: Run, prepared: Prepared, trial: bool, logg
     adapter, output = _train(Job(experiment, prepared.folder, run), trial), Output.of(experiment.tracking)
     adapter.notes["run"] = run.id
     folder = save_adapter(adapter, output.folder / f"{experiment.name}-{run.id[:8]}")
-    with _kept(output.named(folder), run):
+    with _kept(str(folder), run):
         output.push(folder)
+    with _kept(output.named(folder), run):
         for name in (TENSORS, CARD):
             run.artifact(folder / name, "adapter")
         validation = _validation(adapter, prepared.folder, in_process)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import shutil
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -43,6 +44,7 @@ from vop.model.head import joined
 from vop.model.retrieval import build_model
 
 logger = logging.getLogger(__name__)
+LOSS = "train/loss"
 FIRST = "val/t2v/R1"  # of a run's metrics: MLflow's pages open on the one that was logged first
 NAMED = 12  # videos of a batch in a message
 
@@ -98,7 +100,10 @@ def train_loop(tree: Tree) -> None:
     """What a worker of Ray Train runs; tree: of a Job."""
     logging.getLogger("ray.train.v2._internal.util").setLevel(logging.CRITICAL)  # tracebacks: the driver says a line and a file
     context, device = ray.train.get_context(), ray.train.torch.get_device()
-    train(Job.of(tree), Worker(context.get_world_rank(), context.get_world_size(), device, ray.train.report))
+    job = Job.of(tree)
+    train(job, Worker(context.get_world_rank(), context.get_world_size(), device, ray.train.report))
+    if Output.of(job.experiment.tracking).is_copy:  # the address has all
+        shutil.rmtree(job.checkpoints, ignore_errors=True)
 
 
 def train(job: Job, worker: Worker) -> Adapter:
@@ -117,9 +122,9 @@ def train(job: Job, worker: Worker) -> Adapter:
     check_frame_captions(training.model, experiment, records)
     Output.of(experiment.tracking).pull(job.checkpoints)
     _resume(training, job.checkpoints, worker)
-    logged = job.run.steps("train/loss") if worker.rank == 0 else set()
-    for place, metrics in enumerate(training.history):  # of a process that died between checkpoint and log
-        _log(job.run, metrics, place + 1, logged, worker)
+    logged = job.run.steps(LOSS) if worker.rank == 0 else set()
+    for number, metrics in enumerate(training.history if worker.rank == 0 else (), 1):
+        log_epoch(job.run, metrics, number, logged)  # of a process that died between checkpoint and log
     todo = [share(batch, worker.rank, worker.workers) for epoch in steps[training.epoch :] for batch in epoch]
     reused = activations_of(training.model, experiment, store, records)
     if reused is not None:
@@ -136,7 +141,7 @@ def train(job: Job, worker: Worker) -> Adapter:
         training.history.append(metrics)
         if worker.rank == 0:
             save(training, job.checkpoints)
-        _log(job.run, metrics, training.epoch, logged, worker)
+            log_epoch(job.run, metrics, training.epoch, logged)
         if worker.speaks:
             logger.info("%s", _line(training.epoch, experiment.training.epochs, metrics))
         worker.report({**metrics, LEFT: experiment.training.epochs - training.epoch})
@@ -177,7 +182,7 @@ def train_epoch(
     seconds = time.monotonic() - started
     training.epoch, training.step = training.epoch + 1, training.step + len(steps)
     return {
-        "train/loss": float(torch.stack(losses).mean()),
+        LOSS: float(torch.stack(losses).mean()),
         "train/learning_rate": float(training.schedule.get_last_lr()[0]),
         "train/data_wait_fraction": waited / seconds,
         "train/seconds": seconds,
@@ -231,9 +236,9 @@ def _refuse_infinite(
     )
 
 
-def _log(run: Run, metrics: dict[str, float], epoch: int, logged: set[int], worker: Worker) -> None:
-    """Log an epoch's metrics once, whatever dies and starts again."""
-    if worker.rank == 0 and epoch not in logged:
+def log_epoch(run: Run, metrics: dict[str, float], epoch: int, logged: set[int]) -> None:
+    """Log an epoch's metrics once, whatever dies and starts again; logged: epochs that are."""
+    if epoch not in logged:
         run.log({FIRST: metrics[FIRST], **metrics}, step=epoch)
 
 
@@ -255,5 +260,5 @@ def _resume(training: Training, folder: Path, worker: Worker) -> None:
         dist.all_gather_object(epochs, training.epoch)
         if len(set(epochs)) > 1:
             raise TrainingError(
-                f"{folder}: the workers see other checkpoints: tracking.output must be a folder that they share"
+                f"{folder}: the workers see other checkpoints: tracking.output must be a folder that they share, or an address"
             )

@@ -81,7 +81,7 @@ def test_without_labels_nothing_is_asked_for(ray_cluster: None) -> None:
     assert cluster_has("CPU", "decode") == cluster_has("CPU") == ray.cluster_resources()["CPU"]
 
 
-def test_work_goes_to_by_role(own_ray: None, videos: Path, tmp_path: Path) -> None:
+def test_work_goes_to_labelled_nodes(own_ray: None, videos: Path, tmp_path: Path) -> None:
     """A head with CPUs to spare and no label, where everything would go first; a node to decode, a node to train."""
     with nodes(4) as cluster:
         by_role = {role: cluster.add_node(num_cpus=2, labels={ROLE: role}).node_id for role in ("decode", "train")}

@@ -89,11 +89,20 @@ def test_a_range_needs_its_fewest_and_takes_its_most() -> None:
 
 
 def test_free_workers_are_those_on_nodes_that_stay(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert free_workers({"CPU": 3}) == 4, "on nodes for training; two of eight CPUs are left of each"
-    assert free_workers({"CPU": 3}, spare_cpus=1) == 4 and free_workers({"CPU": 4}, spare_cpus=1) == 3
-    assert free_workers({"CPU": 1, "GPU": 1}) == 2 and free_workers({"CPU": 0.1}) == 160, "whatever floats say"
+    assert free_workers({"CPU": 3}, "train") == 4, "on nodes for training; two of eight CPUs are left of each"
+    assert free_workers({"CPU": 3}, "train", 1) == 4 and free_workers({"CPU": 4}, "train", 1) == 3
+    assert free_workers({"CPU": 1, "GPU": 1}, "train") == 2 and free_workers({"CPU": 0.1}, "train") == 160, (
+        "whatever floats say"
+    )
     monkeypatch.setattr(ray_state.state, "get_draining_nodes", lambda: {"t1": 0})
-    assert free_workers({"CPU": 3}) == 2
+    assert free_workers({"CPU": 3}, "train") == 2
+    monkeypatch.setattr(ray_state.state, "get_draining_nodes", lambda: {"t1": 0, "t2": 0})
+    assert not free_workers({"CPU": 3}, "train"), "none are left: others are not for training"
+
+
+def test_a_cpu_is_left_to_decode_where_the_other_nodes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_state, "available_resources_per_node", lambda: {"t1": {"CPU": 0}, "t2": {"CPU": 1}})
+    assert free_workers({"CPU": 1}, "train") == 1 and not free_workers({"CPU": 1}, "train", 1)
 
 
 def test_a_training_grows_when_an_epoch_has_ended_that_is_not_the_last(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -14,7 +14,7 @@ import pytest
 
 from pipelines.cluster.connect import ResourceError
 from pipelines.data.streaming import stream_decoded
-from pipelines.throughput.stream import OPTIONS, Waiting
+from pipelines.throughput.stream import Waiting, waiting
 from pipelines.tracking import tracking_uri
 from pipelines.train.run import Result, run_experiment
 from tests.support.recipe import recipe
@@ -54,6 +54,6 @@ def test_a_video_whose_decoding_is_killed_is_decoded_again(ray_cluster: None, tm
     (tmp_path / "kill").touch()
     records = [Record(str(video), str(video), ("",), "train") for video in range(4)]
     steps = [[(0, 0), (1, 0)], [(2, 0), (3, 0)]]
-    batches = list(stream_decoded(Dying(**asdict(OPTIONS), file=str(tmp_path / "kill")), records, steps))
+    batches = list(stream_decoded(Dying(**asdict(waiting(0)), file=str(tmp_path / "kill")), records, steps))
     assert not (tmp_path / "kill").exists()
     assert [[int(pixels[-1, -1, -1, -1]) for pixels in batch.pixels_BFHWC] for batch in batches] == [[0, 1], [2, 3]]
