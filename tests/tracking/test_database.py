@@ -102,6 +102,7 @@ def test_an_address_of_another_kind_is_a_sentence(address: str, sentence: str) -
     [
         ("databricks", "no server and no credentials are configured for Databricks"),
         ("databricks://nobody", "no server and no credentials are configured for Databricks"),
+        ("postgresql://127.0.0.1:abc/runs", "no MLflow server answers at postgresql://127.0.0.1:abc"),
         ("mysql+nobody://me:secret@127.0.0.1/runs", "the driver of this database is missing"),
     ],
 )

@@ -12,9 +12,9 @@ import pytest
 
 from pipelines.cluster.stop import Stopped
 from pipelines.data.check import check_output
-from pipelines.locations import adapter_folder, checkpoint_folder, output_folder, tracking_uri
+from pipelines.locations import adapter_folder, artifact_folder, checkpoint_folder, output_folder, tracking_uri
 from pipelines.output import Output
-from pipelines.train.checkpoint import last
+from pipelines.train.checkpoint import ERRORS, last, remove
 from pipelines.train.resume import resume
 from pipelines.train.run import Result, run_experiment
 from tests.support.runs import the_run
@@ -49,6 +49,10 @@ def test_a_copy_is_what_the_address_holds(tracking: TrackingConfig, tmp_path: Pa
     output.pull(output.folder / "a")
     found = {str(path.relative_to(output.folder)) for path in output.folder.rglob("*")}
     assert found == {"a", "a/b", "a/b/two", "a/three"}
+    (there / "a" / "three").write_text("4")  # as long, and another
+    output.pull(output.folder / "a")
+    assert (output.folder / "a" / "three").read_text() == "4"
+    assert output.names(output.folder / "a") == {"b", "three"}
     output.remove(output.folder / "a")
     assert not list(there.iterdir()) and not (output.folder / "a").exists()
 
@@ -64,6 +68,23 @@ def test_what_an_address_needs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
         check_output(TrackingConfig(output=f"file://{tmp_path}/file"))
     with pytest.raises(AdapterError, match=f"file://{tmp_path}/none is not an adapter: there is no adapter.json"):
         adapter_folder(f"file://{tmp_path}/none")
+
+
+def test_what_the_copy_is_not_for(tracking: TrackingConfig, tmp_path: Path) -> None:
+    """Files of runs stay beside their database; an error's full text, and what there is to go on from, are not removed."""
+    assert artifact_folder(tracking) == tmp_path / "artifacts"
+    output, folder = Output.of(tracking), checkpoint_folder(tracking, "0" * 32)
+    folder.mkdir(parents=True)
+    (folder / ERRORS).write_text("all of it")
+    remove(output, folder, kept=True)
+    assert (folder / ERRORS).is_file()
+    shutil.rmtree(folder)
+    (tmp_path / "runs" / "checkpoints" / folder.name / "epoch-000001").mkdir(parents=True)
+    (tmp_path / "runs" / "checkpoints" / folder.name / "epoch-000001" / "file").touch()
+    remove(output, folder, kept=True)
+    assert output.names(folder) == {"epoch-000001"}
+    remove(output, folder)
+    assert not output.names(folder) and not (tmp_path / "runs" / "checkpoints" / folder.name).exists()
 
 
 def test_a_check_leaves_nothing(tracking: TrackingConfig, tmp_path: Path) -> None:
