@@ -36,7 +36,7 @@ from pipelines.train.order import all_batches, share, share_sizes
 from pipelines.train.step import average_gradients, backward
 from pipelines.train.training import Training, TrainingError, training_of
 from vop.benchmarks import Record
-from vop.config import Experiment, Tree, validated
+from vop.config import Experiment, Tree, validated, with_value
 from vop.fingerprint import fingerprint
 from vop.messages import Progress
 from vop.model.adapter import Adapter
@@ -68,8 +68,10 @@ class Job:
         return checkpoint_folder(self.experiment.tracking, self.run.id)
 
     def tree(self) -> Tree:
-        """The job as JSON-ready dictionaries, as Ray carries it to the workers."""
-        return {"experiment": self.experiment.tree(), "store": self.store, "run": asdict(self.run)}
+        """The job as JSON-ready dictionaries, as Ray carries it to the workers, who have other working directories."""
+        place = Output.of(self.experiment.tracking).place
+        tree = with_value(self.experiment.tree(), "tracking.output", place)
+        return {"experiment": tree, "store": self.store, "run": asdict(self.run)}
 
     @classmethod
     def of(cls, tree: Tree) -> Job:

@@ -132,6 +132,17 @@ def test_a_restarted_training_ends_like_one_that_was_not(videos: Path, tmp_path:
     assert len(disturbed.history("val/t2v/R1")) == 3
 
 
+def test_a_worker_of_another_working_directory_finds_the_output(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    job = Job(load_experiment({"tracking": {"output": "runs"}}), "store", Run("sqlite:///x.db", "0" * 32))
+    monkeypatch.chdir("/")
+    assert job.checkpoints == Path("/runs/checkpoints") / job.run.id
+    monkeypatch.chdir(tmp_path)
+    tree = job.tree()
+    monkeypatch.chdir("/")
+    assert Job.of(tree).checkpoints == tmp_path / "runs" / "checkpoints" / job.run.id
+
+
 @pytest.mark.usefixtures("slow")
 def test_a_count_reads_nothing(hashed: list[str], monkeypatch: pytest.MonkeyPatch) -> None:
     expected = build_model(load_experiment({"backbone": TOY.model_dump()})).count_trainable()
