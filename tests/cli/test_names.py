@@ -125,7 +125,7 @@ def test_after_a_training_that_went_well(name: str, monkeypatch: pytest.MonkeyPa
     result = SimpleNamespace(
         experiment=Experiment(),
         metrics=metrics,
-        adapter=Path("/runs") / name,
+        kept=f"/runs/{name}",
         run=SimpleNamespace(uri=name, id="0123"),
     )
     monkeypatch.setattr(training, "run_experiment", lambda experiment: result)
