@@ -196,12 +196,14 @@ def free_workers(needs: dict[str, float], role: str, spare_cpus: float = 0) -> i
     free = ray_state.available_resources_per_node()
     nodes = [free.get(node["NodeID"], {}) for node in _nodes(role)]
     fit = sum(_fitting(node, needs) for node in nodes)
+    if not spare_cpus:
+        return fit
     spared = [
         _fitting(node, needs) - _fitting(node | {"CPU": node["CPU"] - spare_cpus}, needs)
         for node in nodes
-        if node.get("CPU", 0) >= spare_cpus
+        if node.get("CPU", 0) >= spare_cpus  # what is used up is not there
     ]
-    return fit - min(spared, default=fit) if spare_cpus else fit
+    return fit - min(spared, default=fit)
 
 
 def _fitting(has: dict[str, float], needs: dict[str, float]) -> int:

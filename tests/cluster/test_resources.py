@@ -101,7 +101,7 @@ def test_free_workers_are_those_on_nodes_that_stay(monkeypatch: pytest.MonkeyPat
 
 
 def test_a_cpu_is_left_to_decode_where_the_other_nodes_are_full(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ray_state, "available_resources_per_node", lambda: {"t1": {"CPU": 0}, "t2": {"CPU": 1}})
+    monkeypatch.setattr(ray_state, "available_resources_per_node", lambda: {"t1": {}, "t2": {"CPU": 1}})
     assert free_workers({"CPU": 1}, "train") == 1 and not free_workers({"CPU": 1}, "train", 1)
 
 
