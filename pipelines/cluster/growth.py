@@ -9,18 +9,16 @@ from collections.abc import Sequence
 
 import ray
 from ray._private.ray_constants import DEBUG_AUTOSCALING_STATUS
+from ray._private.worker import global_worker
 from ray.autoscaler._private.util import format_readonly_node_type
 from ray.autoscaler.v2.sdk import get_cluster_status
 from ray.autoscaler.v2.utils import is_autoscaler_v2
-from ray.experimental.internal_kv import _internal_kv_get
 from ray.util import placement_group, remove_placement_group
 
 from pipelines.cluster.connect import cluster_has, labelled
 
 logger = logging.getLogger(__name__)
-GRACE = (
-    60.0  # seconds after the autoscaler had something under way: it may try again, and a node is seen a while after it starts
-)
+GRACE = 60.0  # seconds after the autoscaler had something under way: it may try again, a node is seen a while after its start
 
 
 def awaited(who: str, bundles: Sequence[dict[str, float]], role: str = "train") -> str:
@@ -63,10 +61,12 @@ def grows() -> bool:
 
 def _said() -> tuple[set[str], int]:
     """What the autoscaler said last: the kinds of the nodes that there are, and how many are on their way."""
-    if is_autoscaler_v2():
+    gcs = global_worker.gcs_client  # Ray's own functions take that of `ray.init`, which may be of a Ray before
+    if is_autoscaler_v2(gcs_client=gcs):
         status = get_cluster_status(ray.get_runtime_context().gcs_address)
         kinds = {node.ray_node_type_name for node in (*status.active_nodes, *status.idle_nodes)}
         return kinds, len(status.pending_nodes) + sum(launch.count for launch in status.pending_launches)
-    said = json.loads(_internal_kv_get(DEBUG_AUTOSCALING_STATUS) or "{}").get("autoscaler_report") or {}
+    found = gcs.internal_kv_get(DEBUG_AUTOSCALING_STATUS.encode(), None) or "{}"
+    said = json.loads(found).get("autoscaler_report") or {}
     kinds = set(said.get("active_nodes") or ()) | set(said.get("idle_nodes") or ())
     return kinds, len(said.get("pending_nodes") or ()) + sum((said.get("pending_launches") or {}).values())
