@@ -70,7 +70,7 @@ def stream_decoded(
     """The same batches, decoded by Ray tasks on the CPUs that training leaves free, wherever in the cluster they are.
 
     options: of the store. A task a video, so that the order is that of `steps` by construction and no more than `ahead` batches
-    are decoded beyond the one that training has. Ray Data was no faster, and its limit of memory was less strict
+    are decoded beyond the one that training has. Ray Data fed about as much, and began more ahead
     (docs/what-did-not-work.md). Memory: the frames of `ahead` + 1 batches, in Ray's object store. A task whose process or node
     dies is started again, up to three times.
     Raises StoreError for a video that could be read when the store was prepared and no longer can.
