@@ -54,7 +54,7 @@ def connected() -> Iterator[None]:
         yield
         return
     address = os.environ.get("RAY_ADDRESS", "")
-    with nullcontext() if address else _closed():
+    with nullcontext() if address else closed():
         yield from _initialized(address)
 
 
@@ -121,7 +121,7 @@ def _check_answers(address: str) -> None:
 
 
 @contextmanager
-def _closed() -> Iterator[None]:
+def closed() -> Iterator[None]:
     """For the while, a Ray that is started here is closed to strangers, unless the environment says otherwise.
 
     Ray turns its token authentication on by itself; the token would be that of ~/.ray, which every cluster of a user shares.

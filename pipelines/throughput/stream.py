@@ -24,7 +24,7 @@ from ray.cluster_utils import Cluster
 from ray.data import DataIterator, ExecutionResources
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from pipelines.cluster.connect import ROLE, connected, labelled
+from pipelines.cluster.connect import ROLE, closed, connected, labelled
 from pipelines.data.options import StoreOptions
 from pipelines.data.store import Images
 from pipelines.data.streaming import stream_decoded
@@ -139,7 +139,8 @@ def cluster() -> Iterator[Cluster]:
     """A Ray with a node to train, to which nodes can be added; on 127.0.0.1, as `connected` starts one."""
     with (
         tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder,
-        mock.patch.dict(os.environ, {"RAY_TMPDIR": folder, "RAY_AUTH_MODE": "disabled"}),
+        mock.patch.dict(os.environ, {"RAY_TMPDIR": folder}),
+        closed(),
         mock.patch.dict(os.environ, {ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR: "0"}),
         mock.patch.object(ray_constants, "ENABLE_RAY_CLUSTER", False),
     ):

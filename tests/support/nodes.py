@@ -15,6 +15,7 @@ from typing import Any
 import psutil
 import pytest
 
+from pipelines.cluster.connect import closed
 from pipelines.cluster.ui import free_port
 from tests.support.commands import kill_all
 
@@ -28,8 +29,8 @@ def nodes(cpus: int) -> Iterator[Any]:
     with (
         tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder,
         pytest.MonkeyPatch.context() as patch,
+        closed(),
     ):
-        patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_TMPDIR", folder)
         # On 127.0.0.1, as any Ray of this process; who connects must not take that for the machine's address.
         patch.setattr(ray_constants, "ENABLE_RAY_CLUSTER", False)
@@ -56,7 +57,7 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int, idle_mi
         "ray.head.default": {"resources": head, "node_config": {}, "max_workers": 0},
         "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": most},
     }
-    with tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder:
+    with tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder, closed():
         file = Path(folder) / "cluster.json"
         config = {
             **BASE_READONLY_CONFIG,
@@ -68,7 +69,7 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int, idle_mi
         file.write_text(json.dumps(config))
         words = ["start", "--head", "--block", f"--port={port}", "--node-ip-address=127.0.0.1", f"--num-cpus={head['CPU']}"]
         words += [f"--temp-dir={folder}/ray", f"--autoscaling-config={file}", "--dashboard-port=0", "--disable-usage-stats"]
-        settings = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1", "RAY_AUTH_MODE": "disabled"}
+        settings = {"AUTOSCALER_UPDATE_INTERVAL_S": "1", "RAY_FAKE_CLUSTER": "1"}
         with (Path(folder) / "log").open("w") as log:
             process = psutil.Popen(
                 [sys.executable, "-m", "ray.scripts.scripts", *words],
