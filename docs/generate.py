@@ -26,7 +26,22 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 
 # files of docs/results/speed
-SPEEDS = ["model", "gpu", "data", "scale", "stream", "scores", "heads", "index", "clips", "moments", "sweep", "start", "serve"]
+SPEEDS = [
+    "model",
+    "gpu",
+    "data",
+    "scale",
+    "stream",
+    "remote",
+    "scores",
+    "heads",
+    "index",
+    "clips",
+    "moments",
+    "sweep",
+    "start",
+    "serve",
+]
 PARTS: dict[str, Callable[[], str]] = {
     "methods": reference.methods,
     "costs": reference.costs,

@@ -80,6 +80,7 @@ RENAMES: dict[str, set[str]] = {
     "data.jpeg_quality": ALL,
     "data.ahead": NONE,
     "data.readers": NONE,
+    "data.local_gb": NONE,
     "data.activations_gb": NONE,
     "data.max_failed_fraction": NONE,
     "resources.num_workers": NONE,

@@ -14,7 +14,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyarrow import fs
 
-from tests.support.far import far_away
+from pipelines.throughput.far import far_away
 from vop.places import (
     LOCAL,
     PlaceError,

@@ -69,6 +69,20 @@ def stream(
 
 
 @commands.command()
+def remote(
+    milliseconds: Annotated[float, typer.Option(min=0, help="that each request takes, simulated as a wait")] = 30,
+    shards: Annotated[str, typer.Option(help="so many, one after the other")] = "100,1000,10000",
+    output: Output = None,
+) -> None:
+    """A frame store on object storage: requests before the first batch, clips a second by readers; about ten minutes."""
+    from pipelines.throughput.remote import measure
+
+    rows = measure(milliseconds, [int(count) for count in shards.split(",")])
+    print_rows("throughput remote", rows)
+    _write(output, ["remote", f"--milliseconds={milliseconds:g}", f"--shards={shards}"], rows)
+
+
+@commands.command()
 def gpu(
     overrides: Overrides = None,
     pairs: Annotated[int, typer.Option(help="of a step")] = 64,

@@ -100,7 +100,8 @@ def activations_of(model: RetrievalModel, experiment: Experiment, store: str, re
     needed = len(records) * bytes_of(shape)
     found = folder = None
     try:
-        folder = kept(root_of(experiment), name, needed, experiment.data.activations_gb * 1e9)
+        limit = experiment.data.activations_gb * 1e9
+        folder = kept(root_of(experiment), name, needed, limit, "data.activations_gb")
         found = Activations(folder, store, ids, shape, precision)
     except PlaceError as error:  # without them training takes longer, and is the same
         if folder is not None:

@@ -35,12 +35,12 @@ class Kept:
         _removed(self.path)
 
 
-def kept(root: Path, name: str, needed: int, limit: float) -> Kept:
+def kept(root: Path, name: str, needed: int, limit: float, setting: str) -> Kept:
     """The folder of a name below `root`, in use from now on; others go, the longest unused first, until it fits the limit.
 
-    needed: bytes that it will hold. Raises PlaceError where it does not fit, or nothing can be written.
+    needed: bytes that it will hold; setting: the limit's name. Raises PlaceError where it does not fit or cannot be written.
     """
-    allowed = f"{root}: {amount(needed)} are needed, data.activations_gb allows {limit / 1e9:g} GB"
+    allowed = f"{root}: {amount(needed)} are needed, {setting} allows {limit / 1e9:g} GB"
     if needed > limit:
         raise PlaceError(allowed)
     folder = root / name

@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from pyarrow import fs
 
 from pipelines.data import shards
+from pipelines.data.local import drop, nearest
 from pipelines.data.options import StoreOptions, content_key
 from pipelines.data.shards import DamagedError
 from vop.benchmarks import Record
@@ -112,11 +113,22 @@ def read_video(store: Store, video_id: str, draw: Draw | None = None) -> tuple[I
     """
     place = store.place(video_id)
     try:
-        return _picked(store, shards.frames(store.folder, place.shard, place.row, place.key), video_id, draw)
+        return _picked(store, _stored(store, place), video_id, draw)
     except (DamagedError, ValueError) as fault:
         if isinstance(fault, VopError):
             raise
         return _picked(store, _again(store, place, video_id, fault), video_id, draw)
+
+
+def _stored(store: Store, place: Place) -> Sequence[pa.Buffer]:
+    """The frames of a video, from this node's copy of its shard where there is one."""
+    folder = nearest(store.folder, place.shard)
+    if folder != store.folder:
+        try:
+            return shards.frames(folder, place.shard, place.row, place.key)
+        except DamagedError:
+            drop(folder, place.shard)
+    return shards.frames(store.folder, place.shard, place.row, place.key)
 
 
 def _picked(store: Store, frames: Sequence[pa.Buffer | bytes], video_id: str, draw: Draw | None) -> tuple[Images, Mask]:

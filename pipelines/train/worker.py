@@ -21,6 +21,7 @@ from torch import Tensor
 
 from pipelines.cluster.connect import quiet
 from pipelines.data.activations import activations_of
+from pipelines.data.local import keep
 from pipelines.data.reader import Batch, Pair
 from pipelines.data.store import read_manifest
 from pipelines.data.streaming import training_batches
@@ -131,6 +132,7 @@ def train(job: Job, worker: Worker) -> Adapter:
     reused = activations_of(training.model, experiment, store, records)
     if reused is not None:
         reused.fill(training.model, worker.rank, worker.workers)
+    keep(store, experiment.data.local_gb)
     batches = on_device(training_batches(experiment, store, records, todo, training.step, reused), worker.device)
     names = [record.video_id for record in records]
     for epoch in steps[training.epoch :]:

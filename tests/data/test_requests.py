@@ -10,14 +10,14 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipelines.data import shards
+from pipelines.data import local, shards
 from pipelines.data.decode import write_shard
 from pipelines.data.options import StoreOptions
 from pipelines.data.prepare import prepare
 from pipelines.data.reader import stream
-from pipelines.data.store import read_manifest
+from pipelines.data.store import read_manifest, read_videos
+from pipelines.throughput.far import Far, far_away
 from pipelines.train.plan import check
-from tests.support.far import Far, far_away
 from tests.support.recipe import recipe
 from vop.config import Experiment
 
@@ -87,3 +87,37 @@ def test_videos_are_read_at_once_and_come_in_order(videos: Path, tmp_path: Path,
     for one, other in zip(batches[1], batches[8], strict=True):
         assert one.captions == other.captions == [record.captions[0] for record in train[:16]]
         np.testing.assert_array_equal(one.pixels_BFHWC, other.pixels_BFHWC)
+
+
+def test_shards_are_fetched_once_and_read_on_this_nodes_disk(
+    videos: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(local, "ROOT", str(tmp_path / "near"))
+    monkeypatch.setattr(local, "_NEAR", {})
+    with far_away(tmp_path) as far, caplog.at_level("INFO"):
+        store = prepare(stored(videos, tmp_path, 6, monkeypatch), SIZE).folder
+        ids = [record.video_id for record in read_manifest(store)]
+        expected = read_videos(store, ids)
+
+        def fetched(gigabytes: float) -> list[Path]:
+            """The copies that there are when such a limit has been reached."""
+            local.keep(store, gigabytes)
+            local.wait()
+            return sorted((tmp_path / "near").rglob("*.parquet"))
+
+        assert fetched(0) == []
+        size = sum(int(version.split()[0]) for version in shards.versions(store).values())
+        assert fetched(0.6 * size / 1e9) == fetched(size / 1e9) and "no room for more" in caplog.text, "once a process"
+        monkeypatch.setattr(local, "_NEAR", {})
+        first, second, *rest = fetched(size / 1e9)
+        assert len(rest) == 4
+        first.write_bytes(first.read_bytes()[:-100])
+        second.with_name("gone.parquet.partial").touch()
+        far.requests = 0
+        for found, of in zip(read_videos(store, ids), expected, strict=True):
+            np.testing.assert_array_equal(found, of)
+        assert far.requests < 6, "of one shard its size, its footer and its video, and the manifest's time"
+        assert f"{first} is damaged" in caplog.text and not first.exists()
+        monkeypatch.setattr(local, "_NEAR", {})
+        assert fetched(size / 1e9) == [first, second, *rest]
+        assert not list((tmp_path / "near").rglob("*.partial"))

@@ -17,7 +17,7 @@ from pipelines.data.reader import stream
 from pipelines.data.status import read_status
 from pipelines.data.store import MANIFEST_SCHEMA, Draw, StoreError, manifest, read_manifest, read_videos
 from pipelines.data.tasks import content_key, tasks_of
-from tests.support.far import far_away
+from pipelines.throughput.far import far_away
 from tests.support.recipe import recipe
 from vop.benchmarks import Record
 from vop.benchmarks import folder as folder_benchmark

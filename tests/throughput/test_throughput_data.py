@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pipelines.throughput import readers
+from pipelines.data import local
+from pipelines.throughput import readers, remote
 from pipelines.throughput.clips import BAD, frame_a_second, seek_each_frame, write_clip, write_dataset
 from vop.video.frames import FrameError, probe, read_frames
 
@@ -50,3 +51,15 @@ def test_a_dataset_has_unlike_files_and_says_which_are_bad(tmp_path: Path) -> No
         except FrameError as error:
             found[error.kind] = found.get(error.kind, 0) + 1
     assert found == causes and len(contents) == 90
+
+
+@pytest.mark.usefixtures("slow")
+def test_a_store_far_away_is_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name, value in {"READERS": (1, 4), "CLIPS": 16, "PAIRS": 4, "STEPS": 3, "SIZE": 64}.items():
+        monkeypatch.setattr(remote, name, value)
+    monkeypatch.setattr(local, "_NEAR", {})
+    rows = remote.measure(5, [3, 9])
+    assert [row.met for row in rows[:3]] == [None, None, True]
+    assert [row.what for row in rows[3:6]] == ["raw, 1 readers", "raw, 4 readers", "raw, 4 readers, data.local_gb"] and len(
+        rows
+    ) == 9

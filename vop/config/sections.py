@@ -200,6 +200,12 @@ class DataConfig(Section):
     readers: int = Field(
         8, ge=1, description="videos that a worker reads from the store at once; 16 to 32 where it is on object storage"
     )
+    local_gb: float = Field(
+        0,
+        ge=0,
+        description="disk of each node for shards of a store that is elsewhere (`data.cache` is a URI): fetched while training "
+        "begins, and read there in later epochs and runs; 0: none",
+    )
     activations_gb: float = Field(
         20,
         ge=0,

@@ -7,17 +7,19 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from unittest import mock
 
 import pyarrow as pa
-import pytest
 from fsspec.implementations.dirfs import DirFileSystem
 from fsspec.implementations.local import LocalFileSystem
 from pyarrow import fs
 
 from vop import places
 
+SCHEME = "far://"
 
-class Far(fs.FSSpecHandler):  # type: ignore[misc]
+
+class Far(fs.FSSpecHandler):
     """What lies below a folder of this machine; requests: those since they were set to 0, seconds: what each takes.
 
     As on object storage a list costs one request, and so does each reading of an open file; most: requests at once.
@@ -87,6 +89,7 @@ def far_away(root: Path, seconds: float = 0) -> Iterator[Far]:
     """far:// for the while."""
     far, known = Far(root, seconds), places._filesystem
     filesystem = fs.PyFileSystem(far)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(places, "_filesystem", lambda uri: (filesystem, uri[6:]) if uri.startswith("far://") else known(uri))
+    with mock.patch.object(
+        places, "_filesystem", lambda uri: (filesystem, uri[6:]) if uri.startswith("far://") else known(uri)
+    ):
         yield far
