@@ -19,7 +19,7 @@ from vop import places
 SCHEME = "far://"
 
 
-class Far(fs.FSSpecHandler):
+class Far(fs.FSSpecHandler):  # type: ignore[misc]
     """What lies below a folder of this machine; requests: those since they were set to 0, seconds: what each takes.
 
     As on object storage a list costs one request, and so does each reading of an open file; most: requests at once.
