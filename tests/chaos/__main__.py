@@ -23,7 +23,7 @@ from pipelines.cluster.connect import connected
 from tests.chaos.kind import Kind, Skipped
 
 logger = logging.getLogger("tests.chaos")
-MODULES = ("stores", "runs", "commands")
+MODULES = ("stores", "runs", "commands", "nodes")
 
 
 def kinds(only: str = "") -> list[Kind]:
