@@ -1,7 +1,7 @@
 """Faults of a cluster while it trains: of three nodes, a head without CPUs, one that decodes and one that trains.
 
-A node that is killed is replaced, as a cluster's manager does. Where the training cannot go on by itself, the next command goes on
-with it, on a Ray of its own.
+A node that is killed is replaced, as a cluster's manager does. Where the training cannot go on by itself, the next command does it,
+on a Ray of its own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pipelines.cluster.connect import ROLE
 from tests.chaos.commands import EVENTS, MORE, a_training, ends_right, right
 from tests.chaos.kind import Kind
 from tests.support.commands import command, wait_for
-from tests.support.nodes import nodes
+from tests.support.nodes import growing, nodes
 
 STOPPED = 60.0  # seconds that a worker does not move
 TRAINS = "RayTrainWorker"
@@ -82,9 +82,23 @@ def kill_driver(cluster: Any, by_role: Nodes, process: psutil.Popen) -> None:
     process.kill()
 
 
-def kill_head(cluster: Any, by_role: Nodes, process: psutil.Popen) -> None:
-    """The head and its GCS; without them the other nodes end too."""
-    cluster.remove_node(cluster.head_node, allow_graceful=False)
+def head_dies(rng: Random, work: Path) -> None:
+    """The head's GCS is killed, of a cluster that grows from it; without it all that is left ends too.
+
+    Not Ray's `Cluster`: the process that made one ends a minute after its GCS.
+    """
+    right()
+    (experiment, words), log = a_training(work), work / "log"
+    event, more = rng.choice(EVENTS[2:]), rng.uniform(0, MORE)
+    with growing({"CPU": 0}, {"CPU": 1}, most=2) as address, command(words, log, RAY_ADDRESS=address) as process:
+        wait_for(lambda: list(work.glob(event)), process, log)
+        time.sleep(more)
+        port = address.rpartition(":")[2]
+        servers = [one for one in psutil.Process().children(recursive=True) if one.name() == "gcs_server"]
+        (server,) = (one for one in servers if f"--gcs_server_port={port}" in one.cmdline())
+        server.kill()
+        process.wait(600)
+        ends_right(experiment, work)
 
 
 STORING, TRAINING = EVENTS[2:5], EVENTS[6:8]
@@ -93,5 +107,5 @@ KINDS: list[Kind] = [
     ("a training on three nodes: the train node dies", lambda *a: disturbed(*a, replaced("train"), True, TRAINING)),
     ("a training on three nodes: its worker stopped for a minute", lambda *a: disturbed(*a, stop_worker, True, TRAINING[1:])),
     ("a training on three nodes: its driver dies", lambda *a: disturbed(*a, kill_driver, False)),
-    ("a training on three nodes: the head dies", lambda *a: disturbed(*a, kill_head, False)),
+    ("a training on a cluster: its head dies", head_dies),
 ]
