@@ -1,7 +1,7 @@
 """Faults of a cluster while it trains: of three nodes, a head without CPUs, one that decodes and one that trains.
 
-A node that is killed is replaced, as a cluster's manager does. Where the training cannot go on by itself, the next command does so
-on a Ray of its own.
+A node that is killed is replaced, as a cluster's manager does. Where the training cannot go on by itself, the next command goes
+on with it, on a Ray of its own.
 """
 
 from __future__ import annotations
