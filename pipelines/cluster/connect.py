@@ -169,6 +169,7 @@ def quiet() -> None:
     """
     for name in ("", "ray", "ray.data", "ray.train", "ray.tune"):  # Ray Train logs to the root logger too
         logging.getLogger(name).setLevel(logging.WARNING)
+    logging.getLogger("ray.data._internal.progress").setLevel(logging.ERROR)  # else it warns of bars that we switched off
     if level := os.environ.get(LOG_LEVEL):
         show(logging.StreamHandler(sys.stdout), logging.getLevelNamesMapping()[level])
 

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 STOPPED = 130
+LOGS = ", last available logs"  # with which Ray begins to say again in one line what was followed
 
 
 @dataclass(frozen=True)
@@ -86,7 +87,8 @@ def end(client: JobSubmissionClient, name: str) -> int:
     """Wait for the end of a job, say how it ended, return its exit code."""
     while not (info := client.get_job_info(name)).status.is_terminal():
         time.sleep(0.5)
-    logger.info("job %s: %s%s", name, info.status.value, f": {info.message}" if info.status.value == "FAILED" else "")
+    why = (info.message or "").partition(LOGS)[0]
+    logger.info("job %s: %s%s", name, info.status.value, f": {why}" if info.status.value == "FAILED" else "")
     if info.status.value == "STOPPED":
         return STOPPED
     return 0 if info.status.value == "SUCCEEDED" else max(1, info.driver_exit_code or 1)

@@ -22,6 +22,7 @@ from vop.config import Experiment, validated
 
 logger = logging.getLogger(__name__)
 RETRIES = 1  # of a trial whose process died
+NO_CPU = {"memory": 1.0}  # a byte, since a trial must ask for something: the CPUs are for the workers that it starts
 
 
 def trials_wanted(settings: Settings, trials: Sequence[tuple[Point, int]]) -> int:
@@ -94,4 +95,4 @@ def _resources(experiment: Experiment) -> tuple[tune.PlacementGroupFactory, int]
     workers, needs = experiment.resources.fewest, needs_of(experiment.resources)
     room = max(1, workers_that_fit(needs, spare_cpus=0 if experiment.data.store else 1) // workers)
     label = {f"bundle_{name}": [selector] for name, selector in labelled("train").items()}
-    return tune.PlacementGroupFactory([needs if workers == 1 else {"CPU": 0.01}], **label), room
+    return tune.PlacementGroupFactory([needs if workers == 1 else NO_CPU], **label), room

@@ -14,6 +14,7 @@ from typing import Any
 from ray import tune
 from ray.tune.search.repeater import TRIAL_INDEX
 
+from pipelines.cluster.connect import quiet
 from pipelines.data.options import store_folder
 from pipelines.data.prepare import Prepared
 from pipelines.locations import checkpoint_folder
@@ -52,6 +53,7 @@ class Series:
 
 def trial(config: dict[str, Any], run: Run, series: Series, prepared: dict[str, Prepared]) -> None:
     """One point and seed: train it, unless MLflow has it finished; then repeat to Tune what it scored."""
+    quiet()  # again: Ray Data has been imported since
     logging.getLogger("pipelines").setLevel(logging.WARNING)  # the driver says a line for all of it
     metric = series.space.metric
     point, seed = series.point_and_seed(config)

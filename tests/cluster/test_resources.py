@@ -74,7 +74,8 @@ def test_only_nodes_for_training_count() -> None:
         check_resources(experiment("resources.num_workers=3", "resources.use_gpu=true"))
     assert not check_resources(experiment("resources.num_workers=3")), "on CPUs, where there are not as many GPUs"
     needs, room = _resources(experiment("resources.num_workers=2"))
-    assert needs == PlacementGroupFactory([{"CPU": 0.01}], bundle_label_selector=[{ROLE: "train"}]) and room == 1
+    assert needs == PlacementGroupFactory([{"memory": 1}], bundle_label_selector=[{ROLE: "train"}]), "all CPUs are the workers'"
+    assert room == 1
 
 
 def test_a_range_needs_its_fewest_and_takes_its_most() -> None:

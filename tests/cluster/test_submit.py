@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import http.server
 import os
+import re
 import shlex
 import signal
 import socket
@@ -155,7 +156,8 @@ def test_a_job_that_fails_says_so(address: str, tmp_path: Path) -> None:
     process = start(address, tmp_path, "prepare", "toy", "benchmark.name=folder", "benchmark.videos=nowhere")
     printed, _ = process.communicate(timeout=120)
     assert process.returncode == 2, "the job's exit code"
-    assert "FAILED" in printed and str(tmp_path / "nowhere") in printed
+    assert printed.count(str(tmp_path / "nowhere")) == 2, "in the command and in its error"
+    assert re.search(r"job \S+: FAILED: .*exit code 2\n", printed)
 
 
 @pytest.mark.parametrize("token", ["", "wrong" * 8])
