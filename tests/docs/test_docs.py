@@ -120,6 +120,8 @@ def test_a_shell_command_is_one_that_is_checked(page: str, words: list[str]) -> 
     elif program == "ray":
         assert words[1] in ("start", "up", "job")
         assert all((ROOT / word).is_file() for word in words if word.endswith(".yaml"))
+    elif program == "export":
+        assert all(re.fullmatch(r"(MLFLOW|RAY|VOP)_\w+=\S+", word) for word in words[1:])
     else:
         assert program in ("vop", ".venv/bin/vop", "git", "cd", "uv", "python"), f"{page}: nothing checks {program}"
 
