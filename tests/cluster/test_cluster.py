@@ -56,7 +56,8 @@ def test_cluster_yaml_is_valid() -> None:
     assert full["max_workers"] >= sum(kind["max_workers"] for kind in labels.values())
     assert all(local.startswith("~") for local in full["file_mounts"].values()), "the program is in the image"
     head = "\n".join(full["head_start_ray_commands"])
-    assert "MLFLOW_TRACKING_URI" in head and "mlflow server" in head and "--allowed-hosts" in head
+    assert "MLFLOW_TRACKING_URI" in head and "mlflow server" in head
+    assert "--allowed-hosts" in head and "--cors-allowed-origins" in head, "for workers, and for browsers"
     for commands in (full["head_start_ray_commands"], full["worker_start_ray_commands"]):
         assert any("ray start" in command and "RAY_AUTH_MODE=token" in command for command in commands)
 
