@@ -217,10 +217,16 @@ def benchmarks_csv(rows: Sequence[Row]) -> str:
 
 
 def description(run: Run, points: Sequence[Summary], space: Space) -> str:
-    """What the sweep's page in MLflow opens with: a link to the comparison of its points, and those at the top (Markdown)."""
+    """What the sweep's page in MLflow opens with: links to the comparison of its points, and those at the top (Markdown).
+
+    A link for each recipe: runs of several benchmarks differ in so many parameters that MLflow shows no other.
+    """
     done = [point for point in points if point.best is not None and point.mean is not None]
-    runs = [point.best.id for point in done[:COMPARED] if point.best is not None]
-    lines = [f"[Compare {len(runs)} of {len(points)} points]({run.comparison(runs)}), the best run of each.", ""]
+    recipes, lines = list(dict.fromkeys(point.recipe for point in points)), list[str]()
+    for recipe in recipes:
+        own = [point.best.id for point in done if point.best is not None and point.recipe == recipe][: COMPARED // len(recipes)]
+        words = f"Compare {len(own)} of {sum(point.recipe == recipe for point in points)} points"
+        lines += [f"[{words}{f' of {recipe}' if recipe else ''}]({run.comparison(own)}), the best run of each.", ""]
     lines += [f"| point | {space.metric} | test/t2v/R1 |", "| --- | --- | --- |"]
     for point in done[:LISTED]:
         name = " ".join(filter(None, (f"{point.recipe}:" if point.recipe else "", label(point.point)))).replace("|", "\\|")

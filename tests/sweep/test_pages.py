@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -52,6 +53,8 @@ def test_the_description_links_the_best_runs_and_lists_them(
     assert text.splitlines()[-4:][0] == f"| {label(done[0].point)} | 23.0 | 13.0 |"
     many = description(parent, done * 100, SPACE)
     assert f"Compare {COMPARED} of 400 points" in many and len(many) < 8000, "what a tag has room for"
+    both = description(parent, [replace(point, recipe=recipe) for recipe in ("didemo", "lsmdc") for point in done], SPACE)
+    assert "Compare 4 of 4 points of didemo](#/" in both and both.count("#/compare-runs?runs=") == 2
     assert "Compare 0 of 1" in description(parent, [Summary("", "toy", {}, [], [], ["FAILED"], None)], SPACE)
 
 
