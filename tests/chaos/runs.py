@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from contextlib import ExitStack
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import cache
 from multiprocessing import get_context
 from multiprocessing.context import ForkServerProcess
@@ -24,8 +25,9 @@ from pipelines.locations import TrackingError, tracking_uri
 from pipelines.tracking import Run, logged_runs, tracked_run
 from pipelines.train.checkpoint import epochs_of, last, save
 from pipelines.train.training import TrainingError, training_of
-from tests.chaos.kind import Kind
+from tests.chaos.kind import Kind, Skipped
 from tests.chaos.stores import fill, full_disk
+from tests.support.postgresql import Postgres, why_not
 from tests.support.runs import experiment_in, train
 from vop.config import load_experiment
 from vop.model.retrieval import build_model
@@ -83,8 +85,31 @@ def three_makers(rng: Random, work: Path) -> None:
 
 
 def server_away(rng: Random, work: Path) -> None:
-    """A run says things while its server is away for OUTAGE seconds; all of it is there in the end, once."""
-    port, steps = free_port(), iter(range(10**6))
+    """MLflow's server is away."""
+    port = free_port()
+    logged_while_away(rng, work, port, lambda: mlflow_server(work / "mlflow", port))
+
+
+def database_away(rng: Random, work: Path) -> None:
+    """MLflow's server is there, the PostgreSQL that it keeps runs in ends at once and is started again."""
+    if reason := why_not():
+        raise Skipped(reason)
+    port, postgres = free_port(), Postgres(work / "pg")
+    with ExitStack() as mlflow:
+
+        @contextmanager
+        def there() -> Iterator[None]:
+            with postgres.running() as address:
+                if not (work / "mlflow").exists():
+                    mlflow.enter_context(mlflow_server(work / "mlflow", port, address))
+                yield
+
+        logged_while_away(rng, work, port, there)
+
+
+def logged_while_away(rng: Random, work: Path, port: int, there: Callable[[], AbstractContextManager[object]]) -> None:
+    """A run says things to a server while something is not `there` for OUTAGE seconds; all of it is there in the end, once."""
+    steps = iter(range(10**6))
     experiment = load_experiment({"tracking": {"uri": f"http://127.0.0.1:{port}", "output": str(work / "runs")}})
 
     def points(run: Run, seconds: float) -> None:
@@ -93,15 +118,15 @@ def server_away(rng: Random, work: Path) -> None:
             run.log({"x": float(step := next(steps))}, step)
             time.sleep(rng.uniform(0, 0.2))
 
-    # a minute and more of real waiting is left out where the server is away for less
+    # a minute and more of real waiting is left out where it is away for less
     first = 5.0 if OUTAGE > 60 else 0.1
     with patch("pipelines.tracking.journal.FIRST", first), ExitStack() as training:
-        with mlflow_server(work / "mlflow", port):
+        with there():
             run = training.enter_context(tracked_run(experiment))
             points(run, rng.uniform(0.5, 1))
         points(run, OUTAGE)
         assert list((work / "runs").glob(f"unsent-{run.id}-*.jsonl"))
-        with mlflow_server(work / "mlflow", port):
+        with there():
             points(run, rng.uniform(0, 0.5))
             training.close()
             (found,) = logged_runs(experiment.tracking)
@@ -167,6 +192,7 @@ KINDS: list[Kind] = [
     ("the database: its maker killed", maker_killed),
     ("the database: three make it at once", three_makers),
     ("MLflow away while a run is logged", server_away),
+    ("MLflow's PostgreSQL away while a run is logged", database_away),
     ("a full disk at the database", full_at_the_database),
     ("a full disk at the checkpoint", full_at_the_checkpoint),
 ]

@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-import socket
-import subprocess
 import tempfile
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,42 +14,10 @@ import pytest
 from pipelines.cluster.servers import mlflow_server
 from pipelines.cluster.ui import free_port
 from pipelines.tracking import PARENT, Run, logged_runs, tracked_run, tracked_sweep
+from tests.support.postgresql import Postgres, why_not
 from vop.config import load_experiment
 
 CHILDREN, STEPS, METRICS = 5, 20, 10
-
-
-@contextmanager
-def postgresql(folder: Path) -> Iterator[str]:
-    """A PostgreSQL of the test's own (Debian's package); skips where there is none. Gives the address of a database."""
-    pytest.importorskip("psycopg2", reason="psycopg2 is not installed")
-    found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
-    binaries = found[-1] if found else Path(shutil.which("initdb") or "").parent
-    if not (binaries / "initdb").is_file():
-        pytest.skip("PostgreSQL is not installed")
-    port, data = free_port(), folder / "data"
-    folder.mkdir(parents=True)
-    as_user: list[str] = []
-    if os.geteuid() == 0:  # PostgreSQL refuses to run as root
-        shutil.chown(folder, "postgres")
-        for parent in folder.parents:
-            if parent.owner() == "root" and parent != Path("/tmp"):
-                parent.chmod(parent.stat().st_mode | 0o111)
-        as_user = ["runuser", "-u", "postgres", "--"]
-    subprocess.run([*as_user, binaries / "initdb", "-D", data, "-A", "trust", "-U", "vop"], check=True, capture_output=True)
-    command = [*as_user, binaries / "postgres", "-D", data, "-p", str(port), "-k", folder, "-h", "127.0.0.1"]
-    log = folder.parent / "postgresql.log"
-    with log.open("ab") as output:
-        server = subprocess.Popen(command, stdout=output, stderr=output)
-    try:
-        deadline = time.monotonic() + 60
-        while socket.socket().connect_ex(("127.0.0.1", port)):
-            assert server.poll() is None and time.monotonic() < deadline, log.read_text()
-            time.sleep(0.2)
-        yield f"postgresql+psycopg2://vop@127.0.0.1:{port}/postgres"
-    finally:
-        server.terminate()
-        server.wait(30)
 
 
 @pytest.fixture(scope="module")
@@ -66,7 +29,9 @@ def pool() -> Iterator[ProcessPoolExecutor]:
 @pytest.fixture(params=["sqlite", "postgresql"])
 def server(request: pytest.FixtureRequest) -> Iterator[str]:
     with tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as name, ExitStack() as stack:
-        store = stack.enter_context(postgresql(Path(name) / "pg")) if request.param == "postgresql" else ""
+        if request.param == "postgresql" and why_not():
+            pytest.skip(why_not())
+        store = stack.enter_context(Postgres(Path(name) / "pg").running()) if request.param == "postgresql" else ""
         yield stack.enter_context(mlflow_server(Path(name) / "mlflow", free_port(), store))
 
 
