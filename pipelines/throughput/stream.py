@@ -1,6 +1,6 @@
 """`vop throughput stream`: what decode nodes feed a training that stores no frames, by Ray's tasks and by Ray Data.
 
-The nodes have one CPU each and are all on this machine. To decode a video is a wait here, so that the number of nodes decides
+The nodes have one CPU each and are all on this machine, whose processes share a monotonic clock. To decode a video is a wait here, so that the number of nodes decides
 and not the cores of this machine; so is a step of training. Tasks, objects, order and limits are real.
 """
 
@@ -47,7 +47,7 @@ class Waiting(StoreOptions):
 
     def read(self, path: str, window: Sequence[float] | None, seed: int | None = None) -> Frames:
         """Frames [FRAMES, SIZE, SIZE, 3] and a mask that is all true."""
-        began = np.frombuffer(np.float64(time.time()).tobytes(), np.uint8)
+        began = np.frombuffer(np.float64(time.monotonic()).tobytes(), np.uint8)
         time.sleep(self.seconds)
         pixels = np.full((FRAMES, SIZE, SIZE, 3), int(path) % 256, np.uint8)
         pixels.reshape(-1)[: began.size] = began
@@ -227,16 +227,16 @@ class Trainer:
     def work(self, rank: int, feed: Callable[[], Iterator[Images]], step: float) -> Fed:
         """Take the batches of a feed, in order, and wait `step` seconds after each."""
         got, begun, waited, cpu = list[float](), list[float](), list[float](), list[float]()
-        batches, asked = feed(), time.time()
+        batches, asked = feed(), time.monotonic()
         for pixels in batches:
-            got.append(time.time())
+            got.append(time.monotonic())
             waited.append(got[-1] - asked)
             cpu.append(_cpu())
             expected = (rank * 1000 + len(begun) + np.arange(PAIRS)) % 256
             assert (pixels[:, -1, -1, -1, -1] == expected).all(), "the order of training"
             begun += [float(one.reshape(-1)[:8].copy().view(np.float64)[0]) for one in pixels]
             time.sleep(step)
-            asked = time.time()
+            asked = time.monotonic()
         seconds = got[-1] - got[WARM]
         ahead = [sum(one < now for one in begun) / PAIRS - (place + 1) for place, now in enumerate(got)]
         return Fed(got, max(ahead), (cpu[-1] - cpu[WARM]) / seconds, sum(waited[WARM + 1 :]) / seconds)
