@@ -1,7 +1,8 @@
 """`vop throughput stream`: what decode nodes feed a training that stores no frames, by Ray's tasks and by Ray Data.
 
-The nodes have one CPU each and are all on this machine, whose processes share a monotonic clock. To decode a video is a wait here, so that the number of nodes decides
-and not the cores of this machine; so is a step of training. Tasks, objects, order and limits are real.
+The nodes have one CPU each and are all on this machine, whose processes share a monotonic clock. To decode a video is a wait here,
+so that the number of nodes decides and not the cores of this machine; so is a step of training. Tasks, objects, order and limits
+are real.
 """
 
 from __future__ import annotations
@@ -226,7 +227,7 @@ class Trainer:
 
     def work(self, rank: int, feed: Callable[[], Iterator[Images]], step: float) -> Fed:
         """Take the batches of a feed, in order, and wait `step` seconds after each."""
-        got, begun, waited, cpu = list[float](), list[float](), list[float](), list[float]()
+        got, begun, waited, cpu = list[float](), list[float](), list[float](), list[dict[int, float]]()
         batches, asked = feed(), time.monotonic()
         for pixels in batches:
             got.append(time.monotonic())
@@ -239,12 +240,13 @@ class Trainer:
             asked = time.monotonic()
         seconds = got[-1] - got[WARM]
         ahead = [sum(one < now for one in begun) / PAIRS - (place + 1) for place, now in enumerate(got)]
-        return Fed(got, max(ahead), (cpu[-1] - cpu[WARM]) / seconds, sum(waited[WARM + 1 :]) / seconds)
+        busy = sum(spent - cpu[WARM].get(process, 0) for process, spent in cpu[-1].items())
+        return Fed(got, max(ahead), busy / seconds, sum(waited[WARM + 1 :]) / seconds)
 
 
-def _cpu() -> float:
-    """CPU seconds of this process, and of the one on this node that executes a dataset for several workers."""
+def _cpu() -> dict[int, float]:
+    """CPU seconds by process: of this one, and of those on this node that execute a dataset for several workers."""
     import psutil
 
     beside = [process for process in psutil.Process(os.getppid()).children() if "SplitCoordinator" in process.name()]
-    return time.process_time() + sum(sum(process.cpu_times()[:2]) for process in beside)
+    return {os.getpid(): time.process_time()} | {process.pid: sum(process.cpu_times()[:2]) for process in beside}
