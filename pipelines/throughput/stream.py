@@ -1,8 +1,8 @@
 """`vop throughput stream`: what decode nodes feed a training that stores no frames, by Ray's tasks and by Ray Data.
 
-The nodes have one CPU each and are all on this machine, whose processes share a monotonic clock. To decode a video is a wait here,
-so that the number of nodes decides and not the cores of this machine; so is a step of training. Tasks, objects, order and limits
-are real.
+The nodes have one CPU each and are all on this machine, whose processes share a monotonic clock. To decode a video is a wait,
+so that the number of nodes decides and not the cores of this machine; so is a step of training. Tasks, objects, order and
+limits are real.
 """
 
 from __future__ import annotations
