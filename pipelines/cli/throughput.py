@@ -25,7 +25,7 @@ def model(
     rounds: Annotated[int, typer.Option(help="how often each way is timed")] = 5,
     output: Output = None,
 ) -> None:
-    """A training step against the plain way to compute the same, interleaved (ViT-B/32, 4 pairs, 12 frames)."""
+    """A training step against the plain way to compute it, and videos embedded alone (ViT-B/32, 4 pairs, 12 frames)."""
     from pipelines.throughput.model import BF16, frozen_ways, has_bf16, measure
 
     rows = measure(overrides or [], rounds)

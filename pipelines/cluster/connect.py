@@ -156,6 +156,8 @@ def _runtime(address: str) -> dict[str, Any]:
             "RAY_ADDRESS": address,  # else Ray Train's own helpers take any cluster that they find on the machine
             "RAY_CHDIR_TO_TRIAL_DIR": "0",  # relative paths mean the same in a trial
             "TUNE_FUNCTION_THREAD_TIMEOUT_S": "60",  # for a trial that is stopped early to say so to MLflow
+            # It warns of each address that has no name, as those of many clusters have none.
+            "TORCH_CPP_LOG_LEVEL": os.environ.get("TORCH_CPP_LOG_LEVEL", "ERROR"),
             LOG_LEVEL: "INFO" if logging.getLogger("pipelines").isEnabledFor(logging.INFO) else "WARNING",
             **{name: value for name, value in os.environ.items() if name.startswith("MLFLOW_")},
         },

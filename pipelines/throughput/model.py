@@ -42,7 +42,7 @@ class StepCost:
     cpu: float
     wall: float
     memory: float | None
-    loss: float
+    loss: float | None
     target: float | None
 
 
@@ -58,6 +58,7 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[StepCost]:
             f"backbone.name: {base.backbone.name} is not built like OpenAI's CLIPs, which alone have a plain way here"
         )
     reused = {name: _reused_step(_experiment(base, name), backbone) for name in (LAST_FOUR, LAST)}
+    lora, tempme = (_without_prompts(base, f"tuning.name={name}") for name in ("lora", "tempme"))
     split = f"video_encoder.split_layer={max(1, len(visual_of(backbone.clip).blocks) * 2 // 3)}"
     ways: dict[str, tuple[Callable[[], Tensor], str, float | None]] = {
         "plain": (_plain_step(base, backbone), "plain", None),
@@ -69,12 +70,17 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[StepCost]:
         "VoP, visual prompts in the last layer, reused": (reused[LAST], "plain", 0.05),
         "VoP^F": (_step(_experiment(base, split), backbone), "VoP", 1.04),
         "VoP^C": (_step(_experiment(base, "video_prompt.name=context"), backbone), "VoP", 1.08),
+        "LoRA": (_step(lora, backbone), "plain", None),
+        "TempMe": (_step(tempme, backbone), "LoRA", None),
+        "VoP, videos embedded alone": (_embedding(base, backbone), "plain", None),
+        "LoRA, videos embedded alone": (_embedding(lora, backbone), "plain", None),
+        "TempMe, videos embedded alone": (_embedding(tempme, backbone), "LoRA, videos embedded alone", None),
         "VoP, checkpointing": (_step(_experiment(base, "training.checkpointing=true"), backbone), "VoP", None),
         "VoP, one pair at a time": (_step(_experiment(base, "training.chunk_size=1"), backbone), "VoP", None),
     }
     for name in () if has_bf16() else BF16:
         del ways[name]
-    losses = {name: way().item() for name, (way, _, _) in ways.items()}
+    losses = {name: loss.item() if (loss := way()).numel() == 1 else None for name, (way, _, _) in ways.items()}
     memory = {name: peak_memory(way) for name, (way, _, _) in ways.items()}
     costs = interleaved({name: way for name, (way, _, _) in ways.items()}, rounds)
     return [
@@ -110,6 +116,10 @@ def _experiment(base: Experiment, *overrides: str) -> Experiment:
     return load_experiment(base.tree(), overrides)
 
 
+def _without_prompts(base: Experiment, override: str) -> Experiment:
+    return load_experiment({name: part for name, part in base.tree().items() if not name.endswith("_prompt")}, [override])
+
+
 def _model(experiment: Experiment, backbone: Backbone) -> RetrievalModel:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     return build_model(experiment, backbone).to(device)
@@ -135,6 +145,18 @@ def _reused_step(experiment: Experiment, backbone: Backbone) -> Callable[[], Ten
         activations = model.activations(torch.from_numpy(batch.pixels_BFHWC).to(model.mean_C.device)).cpu().numpy()
     batch = dataclasses.replace(batch, activations_BFLD=activations)
     return lambda: _cleared(model, lambda: backward(model, batch, [PAIRS], 0, experiment.training))
+
+
+def _embedding(experiment: Experiment, backbone: Backbone) -> Callable[[], Tensor]:
+    model = _model(experiment, backbone).eval()
+    batch = _batch(model)
+    pixels_BFHWC, mask_BF = (torch.from_numpy(array).to(model.mean_C.device) for array in (batch.pixels_BFHWC, batch.mask_BF))
+
+    def embed() -> Tensor:
+        with torch.inference_mode():
+            return model.encode_video(pixels_BFHWC, mask_BF)
+
+    return embed
 
 
 def _before(step: Callable[[], Tensor]) -> Callable[[], Tensor]:
