@@ -97,14 +97,12 @@ def print_costs(costs: Mapping[str, Cost]) -> None:
 def print_steps(rows: Iterable[StepCost]) -> None:
     """A row a way to compute a training step, or to embed videos alone, which has no loss."""
     heads = ("a training step", "against", "CPU time", "target", "time", "peak, MiB", "loss")
-    shown = [
-        [
-            *(row.name, row.against, f"{row.cpu:.3f}", "" if row.target is None else f"{row.target:.2f}"),
-            *(f"{row.wall:.3f}", "-" if row.memory is None else f"{row.memory:.0f}", "" if row.loss is None else f"{row.loss:.6f}"),
-        ]
-        for row in rows
-    ]
-    print_table("", heads, shown, right=heads[2:])
+
+    def shown(row: StepCost) -> list[str]:
+        numbers = ((row.cpu, ".3f"), (row.target, ".2f"), (row.wall, ".3f"), (row.memory, ".0f"), (row.loss, ".6f"))
+        return [row.name, row.against, *("" if number is None else format(number, how) for number, how in numbers)]
+
+    print_table("", heads, map(shown, rows), right=heads[2:])
 
 
 def print_rows(title: str, rows: Iterable[Measurement]) -> None:
