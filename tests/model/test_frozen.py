@@ -13,7 +13,7 @@ from torch import nn
 from vop.errors import VopError
 from vop.model import frozen
 from vop.model.block import feed_forward
-from vop.model.frozen import WAYS, frozen_linear, is_frozen, linear, use_onednn
+from vop.model.frozen import WAYS, frozen_linear, is_frozen, linear, product, use_onednn
 from vop.model.part import Part
 
 there = hasattr(torch.ops.mkldnn, "_linear_pointwise") and torch.backends.mkldnn.is_available()
@@ -48,6 +48,17 @@ def test_both_ways_are_linear_layers_and_their_gradients(way, rows, scale, monke
         out.mul(weights).sum().backward()
     (gradient,) = torch.autograd.grad((F.linear(x, part.weight[rows]) * scale * weights).sum(), x)
     torch.testing.assert_close(x.grad, 2 * gradient)
+
+
+@needs_onednn
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("shapes", [((3, 512), (5, 512)), ((1, 1), (1, 1)), ((0, 7), (3, 7))])
+def test_a_product_is_within_the_bound_of_rounding_by_both_ways(way, shapes, monkeypatch):
+    monkeypatch.setenv("VOP_FROZEN_LINEAR", way)
+    x, y = map(torch.randn, shapes)
+    bound = shapes[0][1] * 2.0**-24 * (x.abs().double() @ y.abs().double().T)
+    for left in (x, x.T.contiguous().T):
+        assert ((product(left, y) - x.double() @ y.double().T).abs() <= bound + 1e-9).all()
 
 
 @needs_onednn

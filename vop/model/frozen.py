@@ -1,4 +1,4 @@
-"""Linear layers whose weights are frozen: on the CPU by oneDNN, with weights packed once a process, where that is faster.
+"""Linear layers whose weights are frozen, and plain products: on the CPU by oneDNN where that is faster, weights packed once.
 
 oneDNN and MKL differ by processor: on AMD's with AVX-512 oneDNN is twice as fast in fp32, on others it is not; in bf16 packed
 weights save torch a reordering in each product. The kind of processor decides and not a clock: two processes that chose
@@ -48,6 +48,14 @@ def frozen_linear(x: Tensor, weight: Tensor, bias: Tensor | None, rows: slice = 
     dtype = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
     out: Tensor = _FrozenLinear.apply(x.to(dtype), weight, None if bias is None else bias.to(dtype), rows, scale)
     return out
+
+
+def product(x_RE: Tensor, y_CE: Tensor) -> Tensor:
+    """x @ y.T: [R, C], without gradient, by the library that is faster here; sums are in the order that it chooses."""
+    if x_RE.device.type == "cpu" and x_RE.dtype == torch.float32 and use_onednn(x_RE.dtype):
+        out_RC: Tensor = torch.ops.mkldnn._linear_pointwise(x_RE.contiguous(), y_CE.contiguous(), None, "none", [], "")
+        return out_RC
+    return x_RE @ y_CE.T
 
 
 class _FrozenLinear(torch.autograd.Function):

@@ -16,6 +16,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vop.model.frozen import product
+
 ROWS, COLS = 1024, 2048  # of a tile: what a matrix product needs to be fast, and about what a cache holds
 AT_ONCE = 4096  # rows of embeddings, or pairs, in fp64
 DENSE = 64  # where more than one of so many scores is needed, all are computed: a matrix product is so much cheaper
@@ -57,7 +59,7 @@ class Scores:
         for col in range(0, len(self.video_NE), COLS):
             video_CE = self.video_NE[col : col + COLS].to(dtype)
             for row in range(0, len(self.text_ME), ROWS):
-                scores_RC = (self.text_ME[row : row + ROWS].to(dtype) @ video_CE.T).float()
+                scores_RC = product(self.text_ME[row : row + ROWS].to(dtype), video_CE).float()
                 if self.limit > 1e37:
                     finite("score", scores_RC, row)
                 place = slice(row, row + len(scores_RC)), slice(col, col + len(video_CE))
