@@ -37,8 +37,9 @@ class HeadScores(Scores):
         device = "cuda" if torch.cuda.is_available() else "cpu"
         self.text_ME, self.video_NE = (as_tensor(x).to(device) for x in (text_MS, video_NR))
         for name, rows in (("query", self.text_ME), ("gallery", self.video_NE)):
-            for start in range(0, len(rows), AT_ONCE):
-                finite(name, rows[start : start + AT_ONCE], start)
+            count = max(1, min(AT_ONCE, HELD // rows.shape[1]))
+            for start in range(0, len(rows), count):
+                finite(name, rows[start : start + count], start)
         self.head = copy.deepcopy(head).requires_grad_(False).to(device, torch.float64).eval()
         self.limit, self.exact, self.slack = self.head.limit, True, 0.0
 
