@@ -24,15 +24,21 @@ class Axis:
 MODULES = {"BiLSTM": "bilstm", "LSTM": "lstm", "Transformer": "transformer"}
 PROMPTED = tuple(name for name in METHODS if name.startswith("VoP") and "only" not in name)
 AXES = (
-    Axis("prompt-depth", "prompt depth", DEPTHS, PROMPTED),
-    Axis("prompt-length", "prompt length", ("text_prompt.length", "video_prompt.length"), PROMPTED),
+    Axis("prompt-depth", "Figures 4 to 6: prompt depth", DEPTHS, PROMPTED),
+    Axis("prompt-length", "Figures 4 to 6: prompt length", ("text_prompt.length", "video_prompt.length"), PROMPTED),
     Axis(
         "specific-length",
-        "video-specific prompt length",
+        "Figures 4 to 6: video-specific prompt length",
         ("video_prompt.specific_length",),
         tuple(name for name in PROMPTED if name.endswith(("P", "C")) and "^" in name),
     ),
-    Axis("split-layer", "split layer", (SPLIT,), tuple(name for name in PROMPTED if "^F" in name)),
+    Axis("split-layer", "Figures 4 to 6: split layer", (SPLIT,), tuple(name for name in PROMPTED if "^F" in name)),
+    Axis(
+        "context-start",
+        "Beside the paper: how large the context's prompts begin",
+        ("video_prompt.init_scale",),
+        tuple(name for name in PROMPTED if name.endswith("C")),
+    ),
 )
 
 
@@ -59,7 +65,7 @@ def ablation(book: Book, benchmark: str, axis: Axis) -> Section:
         f"t2v R@1 on {benchmark}; {moves}, all else as in Table 1. The paper's number, on {paper_of(benchmark)}, is that of "
         "its Table 1, so it is known at the default alone."
     )
-    return Section(axis.slug, f"Figures 4 to 6: {axis.title}", note, columns, rows, plot="lines")
+    return Section(axis.slug, axis.title, note, columns, rows, plot="lines")
 
 
 def _points(book: Book, benchmark: str, name: str, keys: tuple[str, ...]) -> dict[str, Cell]:
@@ -87,8 +93,8 @@ def _shown(text: str, key: str, layers: int) -> str:
     return f"1-{layers}" if key in DEPTHS and text == "all" else text
 
 
-def _place(x: str) -> tuple[int, ...]:
-    return tuple(int(part) for part in x.split("-") if part.isdigit())
+def _place(x: str) -> tuple[float, ...]:
+    return tuple(float(part) for part in x.split("-") if part[:1].isdigit())
 
 
 def _without(params: Mapping[str, str], keys: tuple[str, ...]) -> dict[str, str]:

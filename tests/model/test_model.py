@@ -211,6 +211,17 @@ def test_context_runs_in_bf16(tiny: Backbone, module: str) -> None:
     torch.testing.assert_close(found, expected, atol=0.1, rtol=0)
 
 
+def test_context_may_begin_smaller(tiny: Backbone) -> None:
+    """Of the layer behind the module alone, and by one start: nothing else is drawn otherwise."""
+    starts = []
+    for scale in (1.0, 0.1):
+        torch.manual_seed(0)
+        starts.append(make_prompted(tiny, CONTEXT, f"video_prompt.init_scale={scale}", frames=3).video.prompts)
+    large, small = (dict(prompts.named_parameters()) for prompts in starts)
+    for name, parameter in large.items():
+        torch.testing.assert_close(small[name], parameter * 0.1 if name.startswith("project.") else parameter)
+
+
 def test_a_caption_does_not_depend_on_the_rest_of_the_batch(tiny: Backbone) -> None:
     model = make_prompted(tiny)
     tokens = random_captions(model, [3, 0, 5])

@@ -20,6 +20,7 @@ class Config(PositionConfig):
     role: Literal["prompts", "cls"] = Field(
         "prompts", description="whether the context makes prompts or replaces the class token"
     )
+    init_scale: float = Field(1.0, gt=0, description="what the first weights of the layer behind the module are multiplied by")
 
 
 class ContextModule(nn.Module):
@@ -59,6 +60,9 @@ class Prompts(VideoPrompts):
         self.role, self.replaces_class_token = config.role, config.role == "cls"
         self.context = ContextModule(config.module, frames, width)
         self.project = nn.Linear(self.context.width_out, self.specific * width if makes_prompts else width)
+        with torch.no_grad():
+            for parameter in self.project.parameters():
+                parameter.mul_(config.init_scale)
 
     def forward(self, index: int, cls_BFD: Tensor) -> Tensor:
         """[B * F, P, D], or [1, P, D] where the context replaces the class token."""
