@@ -216,7 +216,7 @@ def test_context_may_begin_smaller(tiny: Backbone) -> None:
     starts = []
     for scale in (1.0, 0.1):
         torch.manual_seed(0)
-        starts.append(make_prompted(tiny, CONTEXT, f"video_prompt.init_scale={scale}", frames=3).video.prompts)
+        starts.append(make(tiny, CONTEXT, f"video_prompt.init_scale={scale}", frames=3).video.prompts)
     large, small = (dict(prompts.named_parameters()) for prompts in starts)
     for name, parameter in large.items():
         torch.testing.assert_close(small[name], parameter * 0.1 if name.startswith("project.") else parameter)
