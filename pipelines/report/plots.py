@@ -22,12 +22,13 @@ COLORS = ("#1F83CC", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 MARKERS = ("o", "s", "^", "D", "v", "P")
 BASELINE = "#8a8f98"
 LEADER = {"arrowstyle": "-", "color": INK, "alpha": 0.35, "linewidth": 0.7, "shrinkA": 0, "shrinkB": 3}
-DOTS_PER_POINT = 100 / 72  # of figures that are not said another resolution
+DPI = 100
 GAPS = (8, 12, 18, 25, 34, 45, 58, 74, 93, 116, 143, 175)  # points between a point and its name
 ANGLES = tuple(math.radians(angle) for angle in (0, 180, 90, 270, 45, 135, 315, 225, 22, 158, 338, 202, 68, 112, 292, 248))
 STYLE = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
     **{
+        "figure.dpi": DPI,
         "svg.fonttype": "none",
         "svg.hashsalt": "vop",
         "font.family": "sans-serif",
@@ -108,7 +109,7 @@ def _points(section: Section, whose: str) -> dict[str, tuple[float, float]]:
 
 def _label(axes: Axes, points: dict[str, tuple[float, float]]) -> None:
     """Names beside their points, at the nearest place where they cover no name and no point; a line leads to one far away."""
-    frame, dot = axes.get_window_extent(), DOTS_PER_POINT
+    frame, dot = axes.get_window_extent(), DPI / 72
     spots = {name: axes.transData.transform(xy) for name, xy in points.items()}
     taken = [Bbox.from_bounds(x - 5, y - 5, 10, 10) for x, y in spots.values()]
 

@@ -1,4 +1,4 @@
-"""`vop throughput model`: what a training step costs, against the plain way to compute the same.
+"""`vop throughput model`: what a training step costs, and videos embedded alone, against the plain way to compute a step.
 
 The plain way walks the same open_clip blocks with prompts as ordinary tokens: the whole context of text, every row of the last
 layer, all pixels anew. "before": with every linear layer and QuickGELU as torch has them, as if no weight were frozen. One
@@ -80,6 +80,7 @@ def measure(overrides: Iterable[str] = (), rounds: int = 5) -> list[StepCost]:
     }
     for name in () if has_bf16() else BF16:
         del ways[name]
+    # Embeddings are no loss.
     losses = {name: loss.item() if (loss := way()).numel() == 1 else None for name, (way, _, _) in ways.items()}
     memory = {name: peak_memory(way) for name, (way, _, _) in ways.items()}
     costs = interleaved({name: way for name, (way, _, _) in ways.items()}, rounds)

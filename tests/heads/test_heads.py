@@ -26,6 +26,7 @@ from vop.model.backbone import Backbone
 from vop.model.loss import contrastive_loss
 from vop.model.retrieval import RetrievalModel, build_model, shape_of_model
 from vop.retriever import Retriever
+from vop.scores import heads
 from vop.scores.heads import scores_of
 from vop.scores.ranks import pair_accuracy, retrieval_ranks, top_k
 from vop.scores.rescoring import compare
@@ -226,6 +227,23 @@ def test_scores_that_are_no_numbers_are_refused() -> None:
     rows = torch.ones(2, 4)
     with pytest.raises(ValueError, match="not finite: 1 of 2 gallery rows, first row 1"):
         scores_of(rows, rows.clone().index_fill_(0, torch.tensor([1]), torch.nan), Slow(None, None, 3))  # type: ignore[arg-type]
+
+
+def test_wide_rows_are_looked_at_in_pieces_and_named_by_their_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked = list[int]()
+    whole = heads.finite
+
+    def counted(name: str, rows: Tensor, start: int = 0) -> Tensor:
+        looked.append(rows.numel())
+        return whole(name, rows, start)
+
+    monkeypatch.setattr(heads, "HELD", 8)
+    monkeypatch.setattr(heads, "finite", counted)
+    rows = torch.randn(7, 3)
+    scores_of(rows, rows, Slow(None, None, 3))  # type: ignore[arg-type]
+    assert max(looked) <= 8 and sum(looked) == 2 * rows.numel()
+    with pytest.raises(ValueError, match="gallery rows, first row 5"):
+        scores_of(rows, rows.clone().index_fill_(0, torch.tensor([5]), torch.nan), Slow(None, None, 3))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("name", ["xpool", "wti"])

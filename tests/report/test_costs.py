@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import itertools
 from types import SimpleNamespace
 from typing import Any, cast
 
+from matplotlib.figure import Figure
+
+from pipelines.report import plots
 from pipelines.report.cells import Book
 from pipelines.report.costs import COLUMNS, costs
 from pipelines.report.plots import draw
@@ -41,3 +45,17 @@ def test_a_row_a_method_and_a_point_a_run() -> None:
 
 def test_nothing_is_drawn_of_nothing() -> None:
     assert draw(costs(book({}), "toy", cost_of)) == ""
+
+
+def test_names_of_near_points_cover_neither_each_other_nor_points() -> None:
+    figure = Figure(figsize=(9.6, 4.2), dpi=plots.DPI)
+    axes = figure.subplots()
+    points = {f"method {n}": (1 + n % 5 / 100, 20 + n / 2) for n in range(28)}
+    axes.set(xlim=(0, 2), ylim=(0, 50))
+    figure.draw_without_rendering()
+    plots._label(axes, points)
+    names = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    spots = [axes.transData.transform(xy) for xy in points.values()]
+    assert len(names) == len(points)
+    assert not any(one.overlaps(other) for one, other in itertools.combinations(names, 2))
+    assert not any(name.contains(*spot) for name in names for spot in spots)
