@@ -42,15 +42,17 @@ def data(
     clips: Annotated[int, typer.Option(help="clips that go through prepare in each round")] = 120,
     rounds: Annotated[int, typer.Option(help="rounds that count, after one that does not")] = 3,
     scale: Annotated[int, typer.Option(help="instead: so many tiny clips through prepare, 1 in 100 of them unreadable")] = 0,
+    verify: Annotated[int, typer.Option(help="instead: so many tiny clips through verify")] = 0,
     output: Output = None,
 ) -> None:
     """Decoding against other readers, the frame store, `prepare` against a bare pool; about fifteen minutes on two cores."""
     from pipelines.throughput.data import measure
-    from pipelines.throughput.scale import measure_scale
+    from pipelines.throughput.scale import measure_scale, measure_verify
 
-    rows = measure_scale(scale) if scale else measure(clips, rounds)
+    rows = measure_scale(scale) if scale else measure_verify(verify) if verify else measure(clips, rounds)
     print_rows("throughput data", rows)
-    _write(output, ["data", *([f"--scale={scale}"] if scale else [f"--clips={clips}", f"--rounds={rounds}"])], rows)
+    said = [f"--scale={scale}"] if scale else [f"--verify={verify}"] if verify else [f"--clips={clips}", f"--rounds={rounds}"]
+    _write(output, ["data", *said], rows)
 
 
 @commands.command()

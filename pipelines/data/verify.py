@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 import ray.data
 
@@ -29,23 +30,33 @@ from vop.places import absolute, is_remote, told
 from vop.video.frames import FrameError, probe
 
 logger = logging.getLogger(__name__)
-BLOCK = 64  # videos a Ray task
+BLOCKS, BLOCK = 64, 512  # tasks of Ray, if none has more videos than that
 TEXTS = 4096  # tokenized at once
-NOTES = (  # what is told and no fault: column, title, what is shown of a row
-    ("other_extension", "under another extension", "{other_extension}"),
-    ("few_frames", "few frames", "{frames}"),
-    ("same_bytes_as", "with the same bytes as another file", "{same_bytes_as}"),
+LOOK = pa.schema(  # at a file
+    {
+        **{"path": pa.string(), "bytes": pa.int64(), "problem_kind": pa.string(), "problem": pa.string()},
+        **{"frames": pa.int64(), "duration_s": pa.float64(), "width": pa.int64(), "height": pa.int64()},
+        **{"fps": pa.float64(), "codec": pa.string(), "missing": pa.int64(), "why": pa.string()},
+    }
 )
+CONDITIONS = {  # of a row, with a title and what is shown of it; the last three are told and no fault
+    "missing": (pc.field("problem_kind") == "missing", "missing", "{path}"),
+    "unreadable": (~pc.field("problem_kind").isin(["", "missing"]), "unreadable", "{problem_kind}: {problem}"),
+    "other_extension": (pc.field("other_extension") != "", "under another extension", "{other_extension}"),
+    "few_frames": (pc.field("few_frames"), "few frames", "{frames}"),
+    "same_bytes_as": (pc.field("same_bytes_as") != "", "with the same bytes as another file", "{same_bytes_as}"),
+}
 
 
 @dataclass(frozen=True)
 class Verified:
     """A row a video, in the records' order; what is published; the tokens that a text may have; the report's path.
 
-    shared: pairs of videos in two splits that show the same, unless `benchmark.shared_videos` allows it.
+    rows: LOOK, and what is known beside it. shared: pairs of videos in two splits that show the same, unless
+    `benchmark.shared_videos` allows it.
     """
 
-    rows: list[dict[str, Any]]
+    rows: pa.Table
     protocol: Protocol | None
     tokens: int
     report: Path
@@ -53,14 +64,11 @@ class Verified:
 
     def counts(self, split: str) -> dict[str, int]:
         """What there is of a split: videos, captions, and how many of them are in each condition."""
-        rows = [row for row in self.rows if row["split"] == split]
+        rows = self.rows.filter(pc.field("split") == split)
         return {
             "videos": len(rows),
-            "captions": sum(row["captions"] for row in rows),
-            "missing": sum(row["problem_kind"] == "missing" for row in rows),
-            "unreadable": sum(row["problem_kind"] not in ("", "missing") for row in rows),
-            "captions_cut": sum(row["captions_cut"] for row in rows),
-            **{column: sum(bool(row[column]) for row in rows) for column, _, _ in NOTES},
+            **{column: pc.sum(rows[column]).as_py() or 0 for column in ("captions", "captions_cut")},
+            **{condition: len(rows.filter(where)) for condition, (where, _, _) in CONDITIONS.items()},
         }
 
     def published(self, split: Split, what: str) -> int | None:
@@ -91,25 +99,20 @@ class Verified:
             [what, *(f"{counts[split][what]} / {self.published(split, what) or '-'}" for split in SPLITS)]
             for what in ("videos", "captions")
         ]
-        for name in ("missing", "unreadable", *(column for column, _, _ in NOTES)):
+        for name in CONDITIONS:
             rows.append([name.replace("_", " "), *(str(counts[split][name]) for split in SPLITS)])
         cut = (100 * counts[split]["captions_cut"] / max(1, counts[split]["captions"]) for split in SPLITS)
         return ["", *SPLITS], [*rows, ["captions cut", *(f"{share:.1f}%" for share in cut)]]
 
     def names(self, most: int = 20) -> Iterator[str]:
         """The videos behind the numbers, the first of each kind, a line each."""
-        broken = [row for row in self.rows if row["problem_kind"] not in ("", "missing")]
-        yield from self._named("missing", [row for row in self.rows if row["problem_kind"] == "missing"], "{path}", most)
-        yield from self._named("unreadable", broken, "{problem_kind}: {problem}", most)
-        for column, title, show in NOTES:
-            yield from self._named(title, [row for row in self.rows if row[column]], show, most)
-
-    def _named(self, title: str, rows: list[dict[str, Any]], show: str, most: int) -> Iterator[str]:
-        if rows:
-            yield f"{title}:"
-        yield from (f"  {row['split']} {row['video_id']}: {show.format(**row)}" for row in rows[:most])
-        if len(rows) > most:
-            yield f"  ... and {len(rows) - most} more, in {self.report}"
+        for where, title, show in CONDITIONS.values():
+            rows = self.rows.filter(where)
+            if len(rows):
+                yield f"{title}:"
+            yield from (f"  {row['split']} {row['video_id']}: {show.format(**row)}" for row in rows[:most].to_pylist())
+            if len(rows) > most:
+                yield f"  ... and {len(rows) - most} more, in {self.report}"
 
 
 def verify(experiment: Experiment, report: Path) -> Verified:
@@ -125,24 +128,30 @@ def verify(experiment: Experiment, report: Path) -> Verified:
     protocol: Protocol | None = module.protocol(config) if hasattr(module, "protocol") else None
     cut, tokens = _captions_cut(records, experiment)
     with connected():
-        paths = sorted({record.path for record in records})
-        looks = {look["path"]: look for look in _on_ray(paths, look_at, "opening")}
-        copies = _copies(looks)
-    elsewhere = _elsewhere([record for record in records if looks[record.path]["problem_kind"] == "missing"], config.videos)
-    rows = [
+        looks = _looks(sorted({record.path for record in records}))
+        copies = equal_files(dict(zip(*(looks[name].to_pylist() for name in ("path", "bytes")), strict=True)), _hashes)
+    looks = looks.take(pc.index_in(pa.array(record.path for record in records), looks["path"].combine_chunks()))
+    kinds = looks["problem_kind"].to_pylist()
+    missing = [record for record, kind_of in zip(records, kinds, strict=True) if kind_of == "missing"]
+    elsewhere = _elsewhere(missing, config.videos)
+    rows = pa.table(
         {
-            **{"video_id": record.video_id, "split": record.split, **looks[record.path]},
-            "other_extension": _other_extension(record, looks[record.path], protocol) or elsewhere.get(record.video_id, ""),
-            "few_frames": not looks[record.path]["problem_kind"] and looks[record.path]["frames"] < experiment.frames.count,
-            "same_bytes_as": copies.get(record.path, ""),
-            "captions": len(record.captions),
-            "captions_cut": cut[place],
+            "video_id": [record.video_id for record in records],
+            "split": [record.split for record in records],
+            **dict(zip(LOOK.names, looks.columns, strict=True)),
+            "other_extension": [
+                (_other_extension(record, protocol) if kind_of != "missing" else elsewhere.get(record.video_id)) or ""
+                for record, kind_of in zip(records, kinds, strict=True)
+            ],
+            "few_frames": pc.and_(pc.equal(looks["problem_kind"], ""), pc.less(looks["frames"], experiment.frames.count)),
+            "same_bytes_as": [copies.get(record.path, "") for record in records],
+            "captions": [len(record.captions) for record in records],
+            "captions_cut": cut,
         }
-        for place, record in enumerate(records)
-    ]
+    )
     with told(str(report)):
         report.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(pa.Table.from_pylist(rows), report, write_page_checksum=True)
+        pq.write_table(rows, report, write_page_checksum=True)
     shared = shared_by_splits(records, copies) if config.shared_videos == "refuse" else []
     return Verified(rows, protocol, tokens, report, shared)
 
@@ -165,34 +174,42 @@ def look_at(path: str) -> dict[str, Any]:
     return look
 
 
-def _on_ray(items: Sequence[str], function: Callable[[str], dict[str, Any]], doing: str) -> Iterator[dict[str, Any]]:
-    """A row for each item, from all CPUs of the cluster, as they come."""
+def _looks(paths: Sequence[str]) -> pa.Table:
+    """LOOK of each file."""
+    return pa.concat_tables([LOOK.empty_table(), *_on_ray(paths, look_at, "opening", LOOK)])
+
+
+def _hashes(paths: Sequence[str], function: Callable[[str], dict[str, Any]], doing: str) -> Iterator[dict[str, Any]]:
+    for table in _on_ray(paths, function, doing):
+        yield from table.to_pylist()
+
+
+def _on_ray(
+    items: Sequence[str], function: Callable[[str], dict[str, Any]], doing: str, schema: pa.Schema | None = None
+) -> Iterator[pa.Table]:
+    """Tables with a row for each item, from all CPUs of the cluster, as they come."""
     if not items:
         return
 
     def block(table: pa.Table) -> pa.Table:
-        return pa.Table.from_pylist([function(item) for item in table["item"].to_pylist()])
+        return pa.Table.from_pylist([function(item) for item in table["item"].to_pylist()], schema=schema)
 
-    blocks = [pa.table({"item": list(items[start : start + BLOCK])}) for start in range(0, len(items), BLOCK)]
+    size = min(BLOCK, -(-len(items) // BLOCKS))
+    blocks = [pa.table({"item": list(items[start : start + size])}) for start in range(0, len(items), size)]
     options = {"batch_size": None, "batch_format": "pyarrow", "num_cpus": 1, **labelled("decode")}
     dataset = ray.data.from_arrow(blocks).map_batches(block, **options)
     rows = closing(iter(dataset.iter_batches(batch_size=None, batch_format="pyarrow")))  # as in `decode`
     with Progress(logger, doing, len(items), "videos") as progress, rows as batches:
         for batch in batches:
             progress.add(len(batch))
-            yield from batch.to_pylist()
+            yield batch
 
 
-def _copies(looks: dict[str, dict[str, Any]]) -> dict[str, str]:
-    return equal_files({path: look["bytes"] for path, look in looks.items()}, _on_ray)
-
-
-def _other_extension(record: Record, look: dict[str, Any], protocol: Protocol | None) -> str:
+def _other_extension(record: Record, protocol: Protocol | None) -> str:
     """The name of the file that was found, if its extension is not the published one."""
     published = Path(record.video_id).name + (protocol.extension if protocol else "")
     name = Path(record.path).name
-    differs = stem_of(published) != published and name != published
-    return name if differs and look["problem_kind"] != "missing" else ""
+    return name if stem_of(published) != published and name != published else ""
 
 
 def _elsewhere(missing: Sequence[Record], videos: str) -> dict[str, str]:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import statistics
+import threading
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 
 
@@ -42,3 +44,38 @@ def cpu_seconds() -> float:
     """CPU seconds of this process and its ended children until now."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
+
+
+class TreeTimes:
+    """CPU seconds of a process and all that it started, ended ones as last seen alive, from now until `stop`."""
+
+    def __init__(self, pid: int | None = None, every_s: float = 0.2):
+        import ray  # noqa: F401  (brings psutil)
+        from psutil import Process
+
+        self.root, self.every_s = Process(pid), every_s
+        self.seen, self.ended = dict[tuple[int, float], float](), threading.Event()
+        self._look()
+        self.before = sum(self.seen.values())
+        self.watcher = threading.Thread(target=self._watch, daemon=True)
+        self.watcher.start()
+
+    def stop(self) -> float:
+        """What was spent since."""
+        self.ended.set()
+        self.watcher.join()
+        self._look()
+        return sum(self.seen.values()) - self.before
+
+    def _watch(self) -> None:
+        while not self.ended.wait(self.every_s):
+            self._look()
+
+    def _look(self) -> None:
+        from psutil import Error
+
+        with suppress(Error):  # the root has ended
+            for one in (self.root, *self.root.children(recursive=True)):
+                with suppress(Error):
+                    times = one.cpu_times()
+                    self.seen[one.pid, one.create_time()] = times.user + times.system

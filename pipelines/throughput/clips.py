@@ -7,6 +7,7 @@ CLIP4Clip's `RawVideoExtractorCV2` does. Both are written here anew, and end wit
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 from fractions import Fraction
 from pathlib import Path
@@ -43,9 +44,10 @@ def write_clip(path: Path, seed: int, gop: int, size: tuple[int, int] = (WIDTH, 
     return path
 
 
-def write_dataset(folder: Path, sources: list[Path], count: int, bad: float = 0.0) -> dict[str, int]:
+def write_dataset(folder: Path, sources: list[Path], count: int, bad: float = 0.0, apart: bool = False) -> dict[str, int]:
     """`count` files made of a few, each unlike all others by its bytes, and their captions.csv; a share of them spoilt.
 
+    apart: by their sizes too, as real ones mostly are; what is added takes no room on disk.
     Returns how many were spoilt, by cause. The spoilt ones lie evenly among the good.
     """
     folder.mkdir(parents=True)
@@ -56,12 +58,14 @@ def write_dataset(folder: Path, sources: list[Path], count: int, bad: float = 0.
         table = csv.writer(file)
         table.writerow(["video", "caption", "split"])
         for k in range(count):
-            data = whole[k % len(whole)] + (16).to_bytes(4, "big") + b"free" + k.to_bytes(8, "big")
+            more = k * 4096 if apart else 0
+            data = whole[k % len(whole)] + (16 + more).to_bytes(4, "big") + b"free" + k.to_bytes(8, "big")
             if every and k % every == every // 2:
                 cause = BAD[k // every % len(BAD)]
                 causes[cause] = causes.get(cause, 0) + 1
-                data = spoilt(data, cause, sound)
+                data, more = spoilt(data, cause, sound), 0
             (folder / f"{k:06}.mp4").write_bytes(data)
+            os.truncate(folder / f"{k:06}.mp4", len(data) + more)
             table.writerow([f"{k:06}.mp4", f"clip number {k}", ("train", "val", "test")[k % 10 - 7 if k % 10 > 7 else 0]])
     return causes
 

@@ -37,6 +37,7 @@ from vop.video.frames import read_frames
 FRAMES, SIZE = 12, 224
 GOPS = (250, 12)
 READS = 10  # of a store, for one decoding of the same clips
+MANY = 360  # clips through prepare
 CODECS = ("raw", "lz4", "zstd", "jpeg")
 
 
@@ -140,7 +141,8 @@ def _engine(sources: list[Path], folder: Path, clips: int, rounds: int) -> list[
             )
     ratio = median_ratio(costs["pool"], costs["prepare"], "wall")
     what = f"rate of prepare over a pool of {cpus} processes that only decode ({clips} clips, 640x360, GOP 250 and 12)"
-    return [Measurement(what, f"{ratio:.2f}", "at least 0.9", ratio >= 0.9)]
+    wanted = 0.95 if clips >= MANY else 0.9  # what Ray needs to start weighs more with few
+    return [Measurement(what, f"{ratio:.2f}", f"at least {wanted:.2f}", ratio >= wanted)]
 
 
 def niceness() -> int:
