@@ -6,6 +6,7 @@ import os
 import statistics
 import threading
 import time
+from collections import defaultdict
 from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -53,19 +54,22 @@ class TreeTimes:
         import ray  # noqa: F401  (brings psutil)
         from psutil import Process
 
-        self.root, self.every_s = Process(pid), every_s
-        self.seen, self.ended = dict[tuple[int, float], float](), threading.Event()
+        self.root, self.every_s, self.ended = Process(pid), every_s, threading.Event()
+        self.seen: dict[tuple[int, float], tuple[str, float]] = {}  # name and CPU seconds, by process
         self._look()
-        self.before = sum(self.seen.values())
+        self.before = dict(self.seen)
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
 
-    def stop(self) -> float:
-        """What was spent since."""
+    def stop(self) -> dict[str, float]:
+        """What was spent since, by the name of the process; that of the first is "root"."""
         self.ended.set()
         self.watcher.join()
         self._look()
-        return sum(self.seen.values()) - self.before
+        spent = defaultdict[str, float](float)
+        for process, (name, seconds) in self.seen.items():
+            spent["root" if process[0] == self.root.pid else name] += seconds - self.before.get(process, ("", 0.0))[1]
+        return dict(spent)
 
     def _watch(self) -> None:
         while not self.ended.wait(self.every_s):
@@ -78,4 +82,4 @@ class TreeTimes:
             for one in (self.root, *self.root.children(recursive=True)):
                 with suppress(Error):
                     times = one.cpu_times()
-                    self.seen[one.pid, one.create_time()] = times.user + times.system
+                    self.seen[one.pid, one.create_time()] = one.name(), times.user + times.system

@@ -93,13 +93,13 @@ def measure_verify(files: int) -> list[Measurement]:
             write_dataset(folder, sources, count, apart=True)
             memory, spent = Memory(every_s=0.2), TreeTimes()
             found = verify(load_experiment("folder", [f"benchmark.videos={folder}", *TOY]), Path(scratch) / "report.parquet")
-            cpu = spent.stop()
+            cpu = sum(spent.stop().values())
             peaks.append(max(memory.stop().driver))
             whole = whole and not found.faults() and len(found.rows) == count
         alone = TreeTimes()
         for path in sorted(folder.glob("*.mp4")):
             look_at(str(path))
-        ratio = cpu / alone.stop()
+        ratio = cpu / alone.stop()["root"]
     growth = peaks[1] - peaks[0]
     return [
         Measurement("files verified", f"{files:,}, {'all' if whole else 'not all'} whole", "all whole", whole),

@@ -19,6 +19,7 @@ SPACE = """from ray.tune import grid_search
 SPACE = {{"training.learning_rate": grid_search({})}}
 METRIC, MODE = "val/t2v/R1", "max"
 """
+PARTS = COMMAND, TRIALS, OTHERS = "the command", "trials", "Ray's own processes"
 
 
 def measure(recipe: str, overrides: list[str]) -> list[Measurement]:
@@ -34,23 +35,27 @@ def measure(recipe: str, overrides: list[str]) -> list[Measurement]:
         def train(some: list[str]) -> None:
             for rate in some:
                 to = f"tracking.output={folder}/trainings"
-                spent["trainings"] += _cpu_seconds(["train", *fixed, f"training.learning_rate={rate}", to])
+                spent["trainings"] += sum(_cpu_seconds(["train", *fixed, f"training.learning_rate={rate}", to]).values())
 
         train(rates[: len(rates) // 2])
         to = f"tracking.output={folder}/sweep"
-        spent["sweep"] += _cpu_seconds(["tune", *fixed, "--space", str(folder / "space.py"), to])
+        parts = _cpu_seconds(["tune", *fixed, "--space", str(folder / "space.py"), to])
         train(rates[len(rates) // 2 :])
         trials = [run for run in _runs(folder / "sweep") if "trial" in run.tags]
         alone = _runs(folder / "trainings")
         shards = list((folder / "cache" / "frames").glob("*/frames/*.parquet"))
         keys = [key for shard in shards for key in pq.read_table(shard, columns=["key"])["key"].to_pylist()]
-        ratios = {name: seconds / _trained(folder / name) for name, seconds in spent.items()}
+        spent["sweep"] = sum(parts.values())
+        trained = {name: _trained(folder / name) for name in spent}
+        ratios = {name: seconds / trained[name] for name, seconds in spent.items()}
+        parts[TRIALS] -= trained["sweep"]
         same = sorted(run.metrics["test/t2v/R1"] for run in trials) == sorted(run.metrics["test/t2v/R1"] for run in alone)
         return [
             Measurement("trials of the sweep, separate trainings", f"{len(trials)}, {len(alone)}"),
             Measurement(
                 "CPU time of the sweep / of its epochs", f"{ratios['sweep']:.2f}", "at most 1.06", ratios["sweep"] <= 1.06
             ),
+            *(Measurement(f"of it beside the epochs: {name}", f"{parts[name] / trained['sweep']:.3f}") for name in PARTS),
             Measurement("CPU time of the separate trainings / of their epochs", f"{ratios['trainings']:.2f}"),
             Measurement("the sweep / the separate trainings", f"{spent['sweep'] / spent['trainings']:.2f}"),
             Measurement("the same test scores", "yes" if same else "no", "yes", same),
@@ -67,11 +72,13 @@ def _trained(output: Path) -> float:
     return sum(sum(Run(f"sqlite:///{output}/mlflow.db", run.id).history("epoch/cpu_seconds")) for run in _runs(output))
 
 
-def _cpu_seconds(words: list[str]) -> float:
-    """Run a vop command to its end; CPU seconds of all processes that it started."""
+def _cpu_seconds(words: list[str]) -> dict[str, float]:
+    """Run a vop command to its end; CPU seconds of itself, of the processes of trials, and of all else, which is Ray's."""
     process = subprocess.Popen([sys.executable, "-m", "pipelines", *words], stdout=subprocess.DEVNULL)
-    spent = TreeTimes(process.pid)
-    code = process.wait()
-    if code:
+    watched = TreeTimes(process.pid)
+    if code := process.wait():
         raise RuntimeError(f"vop {' '.join(words)} ended with exit code {code}")
-    return spent.stop()
+    spent = dict.fromkeys(PARTS, 0.0)
+    for name, seconds in watched.stop().items():
+        spent[COMMAND if name == "root" else TRIALS if name.startswith("ray::ImplicitFunc") else OTHERS] += seconds
+    return spent
