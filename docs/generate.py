@@ -58,6 +58,7 @@ PARTS: dict[str, Callable[[], str]] = {
     "demo": measured.demo,
     "results-short": lambda: measured.results(measured.SHORT),
     "results": lambda: measured.results(METHODS),
+    "libraries": measured.libraries,
     "costs-on-toy": measured.costs,
     "ablations": measured.ablations,
     "learning-rates": measured.learning_rates,

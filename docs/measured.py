@@ -27,7 +27,7 @@ from vop.paper.costs import cost_of_method
 from vop.paper.methods import METHODS
 
 DOCS = Path(__file__).resolve().parent
-RESULTS, SPEED, FIGURES = DOCS / "results/toy", DOCS / "results/speed", DOCS / "figures"
+RESULTS, MKL, SPEED, FIGURES = (DOCS / name for name in ("results/toy", "results/toy-mkl", "results/speed", "figures"))
 NOTHING = f"{NOT_RUN[0].upper()}{NOT_RUN[1:]}."
 SHORT = ("zero-shot", "Full", "LoRA", "VoP", "VoP^P", "VoP^F+P")  # the README's rows
 COLUMNS = {
@@ -45,9 +45,23 @@ def runs() -> list[LoggedRun]:
     return read_results(RESULTS)
 
 
-def book() -> Book:
-    """Them in cells, under the protocol of the recipe."""
-    return book_of(runs(), params_of(load_experiment("toy")))
+def book(found: list[LoggedRun] | None = None) -> Book:
+    """Them, or others, in cells, under the protocol of the recipe."""
+    return book_of(runs() if found is None else found, params_of(load_experiment("toy")))
+
+
+def libraries() -> str:
+    """What each method finds with frozen layers by oneDNN and by MKL, and on how many seeds all numbers are the same."""
+    kept, rows = (book(), book(read_results(MKL))), []
+    shown = [(COLUMNS[column], one) for column in ("t2v R@1", "time pairs right") for one in kept]
+    for name in METHODS:
+        cells = [one.method("toy", name) for one in kept]
+        if None not in cells:
+            onednn, mkl = ({e.params["seed"]: [e.run.metrics[m] for m in COLUMNS.values()] for e in c.entries} for c in cells)
+            same = sum(numbers == onednn.get(seed) for seed, numbers in mkl.items())
+            rows.append([name, *(value(one.method("toy", name), metric) for metric, one in shown), f"{same} of {len(mkl)}"])
+    heads = [f"{text}, {library}" for text in ("t2v R@1", "time pairs right") for library in ("oneDNN", "MKL")]
+    return table(["method", *heads, "seeds with the same numbers"], rows)
 
 
 def results(names: Iterable[str]) -> str:

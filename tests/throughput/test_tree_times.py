@@ -15,9 +15,9 @@ def test_what_children_spent_is_counted_after_their_end_and_what_was_before_is_n
     end = time.process_time() + 0.3
     while time.process_time() < end:
         pass
-    spent = TreeTimes(every_s=0.02)
+    spent = TreeTimes(every_s=0.05)
     child = f"import subprocess, sys; subprocess.run([sys.executable, '-c', {BUSY!r}])"
     subprocess.run([sys.executable, "-c", child], check=True)
     found = spent.stop()
-    assert found.pop("root") < 0.3 + 0.1 * sum(found.values())
+    assert found.pop("root") < time.process_time() - 0.25
     assert 0.7 < sum(found.values()) < 2
