@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,7 +23,8 @@ def equal_files(sizes: Mapping[str, int], hashed: Hashed) -> dict[str, str]:
     Files without a byte, and those that cannot be read, equal none.
     """
     groups: dict[Any, list[str]] = defaultdict(list)
-    for path in sorted(path for path, size in sizes.items() if size):
+    of_size = Counter(sizes.values())
+    for path in sorted(path for path, size in sizes.items() if size and of_size[size] > 1):
         groups[sizes[path]].append(path)
     for function, doing in ((hash_ends, "equal sizes"), (hash_all, "equal ends")):
         suspects = sorted(path for paths in groups.values() if len(paths) > 1 for path in paths)

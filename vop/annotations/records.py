@@ -16,7 +16,7 @@ class BenchmarkError(VopError, ValueError):
     """Annotation files that are missing or not as the benchmark publishes them; the message names the file and the fault."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Record:
     """One video of a benchmark.
 
