@@ -55,21 +55,18 @@ class TreeTimes:
         from psutil import Process
 
         self.root, self.every_s, self.ended = Process(pid), every_s, threading.Event()
-        self.seen: dict[tuple[int, float], tuple[str, float]] = {}  # name and CPU seconds, by process
+        self.seen, self.spent = dict[tuple[int, float], float](), defaultdict[str, float](float)  # by process, by name
         self._look()
-        self.before = dict(self.seen)
+        self.spent.clear()
         self.watcher = threading.Thread(target=self._watch, daemon=True)
         self.watcher.start()
 
     def stop(self) -> dict[str, float]:
-        """What was spent since, by the name of the process; that of the first is "root"."""
+        """What was spent since, by the name that a process had then, as Ray renames them; the first is "root"."""
         self.ended.set()
         self.watcher.join()
         self._look()
-        spent = defaultdict[str, float](float)
-        for process, (name, seconds) in self.seen.items():
-            spent["root" if process[0] == self.root.pid else name] += seconds - self.before.get(process, ("", 0.0))[1]
-        return dict(spent)
+        return dict(self.spent)
 
     def _watch(self) -> None:
         while not self.ended.wait(self.every_s):
@@ -81,5 +78,7 @@ class TreeTimes:
         with suppress(Error):  # the root has ended
             for one in (self.root, *self.root.children(recursive=True)):
                 with suppress(Error):
-                    times = one.cpu_times()
-                    self.seen[one.pid, one.create_time()] = one.name(), times.user + times.system
+                    process, times = (one.pid, one.create_time()), one.cpu_times()
+                    name, seconds = "root" if one.pid == self.root.pid else one.name(), times.user + times.system
+                    self.spent[name] += seconds - self.seen.get(process, 0.0)
+                    self.seen[process] = seconds
