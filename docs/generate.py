@@ -31,6 +31,7 @@ SPEEDS = [
     "gpu",
     "data",
     "scale",
+    "verify",
     "stream",
     "remote",
     "scores",
