@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import re
-import shutil
 import socket
 from importlib.metadata import entry_points
 from pathlib import Path
@@ -192,16 +191,14 @@ def adapter_folder(where: str | Path) -> Path | None:
 
 def _copied(place: str) -> Path:
     """This machine's copy of an adapter at an address; AdapterError where there is none that can be read."""
-    from vop.places import join, local_copy  # pyarrow, which commands without addresses do not need
+    from vop.places import join, located  # pyarrow, which commands without addresses do not need
+    from vop.whole import fetch
 
     folder = Path(ADAPTERS).expanduser() / fingerprint([place])
     folder.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         try:
-            with local_copy(join(place, name)) as copy:
-                partial = folder / f"{name}.{os.getpid()}.partial"
-                shutil.copyfile(copy, partial)
-                partial.replace(folder / name)
+            fetch(*located(join(place, name)), folder / name)
         except FileNotFoundError:
             (folder / name).unlink(missing_ok=True)
         except OSError as error:

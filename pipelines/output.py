@@ -6,10 +6,8 @@ nothing.
 
 from __future__ import annotations
 
-import os
 import posixpath
 import shutil
-import uuid
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +18,7 @@ from pyarrow import fs
 from pipelines.locations import output_folder
 from vop.config import ConfigError, TrackingConfig
 from vop.places import LOCAL, PlaceError, absolute, is_remote, join, located, told
+from vop.whole import fetch
 
 
 @dataclass(frozen=True)
@@ -84,13 +83,7 @@ class Output:
             for path, info in there.items():
                 if not path.is_file() or (path.stat().st_size, path.stat().st_mtime_ns) != (info.size, info.mtime_ns):
                     path.parent.mkdir(parents=True, exist_ok=True)
-                    partial = path.with_name(f"{path.name}.{uuid.uuid4().hex[:8]}.partial")
-                    try:
-                        fs.copy_files(info.path, str(partial), source_filesystem=filesystem, destination_filesystem=LOCAL)
-                        os.utime(partial, ns=(info.mtime_ns, info.mtime_ns))
-                        partial.replace(path)
-                    finally:
-                        partial.unlink(missing_ok=True)
+                    fetch(filesystem, info.path, path, info.mtime_ns)
 
     def names(self, folder: Path) -> set[str]:
         """What is in a folder, here or there. Raises PlaceError."""

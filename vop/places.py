@@ -12,19 +12,15 @@ import posixpath
 import re
 import shutil
 import tempfile
-import uuid
-import zlib
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 from urllib.parse import quote, unquote_to_bytes
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from pyarrow import fs
 
 from vop.errors import VopError
@@ -117,85 +113,6 @@ def local_copy(place: str) -> Iterator[str]:
         copy = Path(folder) / f"file{Path(inside).suffix}"
         fs.copy_files(inside, str(copy), source_filesystem=filesystem, destination_filesystem=LOCAL)
         yield str(copy)
-
-
-class Partial:
-    """A file on its way: what is written goes on to `sink`, and into a CRC-32 that `taken` reads and begins anew."""
-
-    def __init__(self, sink: Any):
-        self.sink, self.closed, self.crc = sink, False, 0
-
-    def write(self, data: bytes) -> int:
-        """Write bytes-like data; returns how many bytes."""
-        self.crc = zlib.crc32(data, self.crc)
-        return int(self.sink.write(data))
-
-    def taken(self) -> str:
-        """The CRC-32 since the last call, 8 hexadecimal digits."""
-        crc, self.crc = self.crc, 0
-        return f"{crc:08x}"
-
-    def tell(self) -> int:
-        """Where the next byte goes."""
-        return int(self.sink.tell())
-
-    def flush(self) -> None:
-        """As of any file."""
-        self.sink.flush()
-
-
-@contextmanager
-def whole_file(folder: str, name: str) -> Iterator[tuple[Partial, dict[str, str]]]:
-    """A file that appears whole or not at all, and what its name is completed with (`name.format(**...)`) when it does.
-
-    It is `NAME.<8 digits>.partial` before. Raises PlaceError where it cannot be written.
-    """
-    filesystem, inside = located(folder)
-    plain, marks = name.replace("{", "").replace("}", ""), dict[str, str]()
-    partial = f"{inside}/{plain}.{uuid.uuid4().hex[:8]}.partial"
-    with told(join(folder, plain)):
-        try:
-            with filesystem.open_output_stream(partial) as sink:
-                yield Partial(sink), marks
-            name = name.format(**marks)
-            if isinstance(filesystem, fs.LocalFileSystem) and Path(inside, name).is_dir():
-                set_aside(folder, name)
-            filesystem.move(partial, f"{inside}/{name}")
-        except BaseException:
-            with suppress(OSError):
-                filesystem.delete_file(partial)
-            raise
-
-
-def set_aside(folder: str, name: str) -> str:
-    """Rename what is damaged to NAME.<8 digits>.damaged, so that nothing reads it; returns that name. Raises OSError."""
-    filesystem, inside = located(folder)
-    aside = f"{name}.{uuid.uuid4().hex[:8]}.damaged"
-    filesystem.move(f"{inside}/{name}", f"{inside}/{aside}")
-    return aside
-
-
-def write_whole(folder: str, name: str, rows: Iterable[pa.Table], schema: pa.Schema, codec: str = "none") -> str:
-    """Write a Parquet file that appears whole or not at all, a row group a table, with a checksum for each page; its name.
-
-    `{body}` and `{footer}` in its name become the CRC-32 of what is before Parquet's footer, and of it and all that follows.
-    """
-    # No dictionaries and statistics: training reads videos one by one, in random order.
-    plain = {"use_dictionary": False, "write_statistics": False}
-    with whole_file(folder, name) as (file, marks):
-        with pq.ParquetWriter(file, schema, compression=codec, write_page_checksum=True, **plain) as writer:
-            for table in rows:
-                writer.write_table(table)
-            marks["body"] = file.taken()
-        marks["footer"] = file.taken()
-    return name.format(**marks)
-
-
-def read_whole(place: str) -> pa.Table:
-    """A Parquet file of `write_whole`, read at once: on a remote filesystem each reading is a round trip."""
-    filesystem, inside = located(place)
-    with filesystem.open_input_file(inside) as file:
-        return pq.ParquetFile(pa.BufferReader(file.read()), page_checksum_verification=True).read()
 
 
 @contextmanager

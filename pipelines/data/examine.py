@@ -21,7 +21,8 @@ from pipelines.data.tasks import Tasks, find_tasks
 from vop.claim import claimed
 from vop.config import Experiment
 from vop.messages import Progress
-from vop.places import PlaceError, amount, join, listed, located, set_aside
+from vop.places import PlaceError, amount, join, listed, located
+from vop.whole import set_aside
 
 logger = logging.getLogger(__name__)
 

@@ -21,8 +21,9 @@ from pipelines.data.store import FAILED, MANIFEST, StoreError, manifest, manifes
 from pipelines.data.tasks import Tasks, is_kept, with_status
 from vop.annotations.cells import written
 from vop.benchmarks import Record
-from vop.places import join, located, told, whole_file, write_whole
+from vop.places import join, located, told
 from vop.secrets import masked
+from vop.whole import whole_file, write_whole
 
 logger = logging.getLogger(__name__)
 

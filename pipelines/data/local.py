@@ -16,6 +16,7 @@ from pipelines.data.cache import Kept, kept
 from pipelines.data.shards import folder_of
 from vop.fingerprint import fingerprint
 from vop.places import PlaceError, absolute, amount, free_bytes, is_remote, join, located, sentence
+from vop.whole import fetch
 
 logger = logging.getLogger(__name__)
 ROOT = "~/.cache/vop/shards"
@@ -87,8 +88,5 @@ def _fill(store: str, folder: Path, sizes: dict[str, int], most: float) -> None:
             logger.info("%s of %s are on this node's disk: there is no room for more", amount(used), store)
             return
         filesystem, inside = located(join(folder_of(store), name))
-        partial = folder / f"{name}.partial"
-        with filesystem.open_input_file(inside) as file:
-            partial.write_bytes(file.read())  # at once: each reading is a round trip
-        partial.replace(folder / name)
+        fetch(filesystem, inside, folder / name)
         used += sizes[name]

@@ -26,7 +26,8 @@ from vop.claim import claimed
 from vop.config import Experiment
 from vop.errors import VopError
 from vop.messages import one_line
-from vop.places import PlaceError, join, listed, located, set_aside, told
+from vop.places import PlaceError, join, listed, located, told
+from vop.whole import set_aside
 
 logger = logging.getLogger(__name__)
 

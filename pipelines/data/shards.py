@@ -26,7 +26,8 @@ from pyarrow import fs
 from pipelines.data.options import StoreOptions
 from vop.fingerprint import fingerprint
 from vop.messages import one_line
-from vop.places import OF_THE_MACHINE, PlaceError, join, located, sentence, write_whole
+from vop.places import OF_THE_MACHINE, PlaceError, join, located, sentence
+from vop.whole import write_whole
 
 STATUS = ["key", "video_id", "path", "ok", "decoder", "damaged", "missing", "error_kind", "error"]
 SCHEMA = pa.schema(

@@ -17,7 +17,8 @@ from pipelines.data import shards
 from pipelines.data.options import StoreOptions
 from pipelines.data.shards import SCHEMA, STATUS, DamagedError
 from vop.fingerprint import fingerprint
-from vop.places import join, read_whole, write_whole
+from vop.places import join
+from vop.whole import read_whole, write_whole
 
 SHARDS = "shards.parquet"
 OPENED = 32  # shards at once: on a remote filesystem each is some round trips

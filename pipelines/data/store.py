@@ -33,8 +33,9 @@ from pipelines.data.options import StoreOptions, content_key
 from pipelines.data.shards import DamagedError
 from vop.benchmarks import Record
 from vop.errors import VopError
-from vop.places import join, located, read_whole, set_aside
+from vop.places import join, located
 from vop.video.frames import FrameError, sample_indices
+from vop.whole import read_whole, set_aside
 
 logger = logging.getLogger(__name__)
 MANIFEST = "manifest.parquet"

@@ -25,8 +25,9 @@ from vop.index.table import ADAPTER, PARTS, Manifest, Table, VideoIndexError, ap
 from vop.model.adapter import Adapter, adapter_of, load_adapter, save_adapter, settings_of
 from vop.model.architecture import FILE
 from vop.model.retrieval import build_model
-from vop.places import absolute, join, set_aside
+from vop.places import absolute, join
 from vop.retriever import ZERO_SHOT, Retriever, zero_shot
+from vop.whole import set_aside
 
 logger = logging.getLogger(__name__)
 

@@ -30,8 +30,9 @@ from vop.config import ConfigError
 from vop.model.adapter import Adapter, model_of
 from vop.model.architecture import image_size
 from vop.model.retrieval import RetrievalModel
-from vop.places import PlaceError, absolute, join, located, write_whole
+from vop.places import PlaceError, absolute, join, located
 from vop.scores.ranks import top_k
+from vop.whole import write_whole
 
 logger = logging.getLogger(__name__)
 SAVED = 256  # videos embedded between two saves of the index

@@ -26,7 +26,8 @@ from pipelines.data.tasks import find_tasks
 from tests.support.recipe import recipe
 from tests.support.stores import DAMAGE, decode_here
 from vop.config import Experiment
-from vop.places import PlaceError, set_aside
+from vop.places import PlaceError
+from vop.whole import set_aside
 
 SIZE = 64
 Prepare = Callable[[Experiment], Prepared]

@@ -20,8 +20,8 @@ from vop.benchmarks import BenchmarkError
 from vop.errors import VopError
 from vop.index.search import Index
 from vop.index.table import VideoIndexError, read_numbers, read_table
-from vop.places import Partial
 from vop.video.windows import WindowRule, Windows, read_windows
+from vop.whole import Partial
 
 TEXT = "a golden box"
 STREAM = windows.stream  # by Ray's tasks

@@ -27,7 +27,8 @@ from numpy.typing import NDArray
 
 from vop.errors import VopError
 from vop.messages import one_line
-from vop.places import join, listed, located, told, whole_file, write_whole
+from vop.places import join, listed, located, told
+from vop.whole import whole_file, write_whole
 
 FORMAT = 1
 MANIFEST, PARTS, ADAPTER = "index.json", "parts", "adapter"
