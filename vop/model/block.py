@@ -18,6 +18,7 @@ from open_clip.transformer import QuickGELU
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from vop.model.attention import scaled_dot_product_attention
 from vop.model.frozen import frozen_linear, is_frozen, linear
 from vop.model.part import Context, Part, parts_of
 
@@ -215,7 +216,7 @@ def attend_across(attn: Attention, key_NHLd: Tensor, value_NHLd: Tensor, query_V
 
 def _attended(attn: Attention, query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """What queries [B, heads, R, d] get of keys and values: [B, R, D]."""
-    out_BRA = F.scaled_dot_product_attention(query, key, value, attn_mask=mask).transpose(1, 2).flatten(2)
+    out_BRA = scaled_dot_product_attention(query, key, value, mask).transpose(1, 2).flatten(2)
     out_BRA = out_BRA if attn.inner_norm is None else attn.inner_norm(out_BRA)
     return linear(out_BRA, attn.out.weight, attn.out.bias)
 
