@@ -1,7 +1,7 @@
 """`vop throughput model`: what a training step costs, and videos embedded alone, against the plain way to compute a step.
 
-The plain way and the authors' are in `references`. "before": with every linear layer, attention and QuickGELU as torch has them,
-as if no weight were frozen. One worker, ViT-B/32 with random weights and OpenAI's activation unless the overrides say otherwise.
+The plain way and the authors' are in `references`. "before": linear layers, attention and QuickGELU as torch has them, as if no
+weight were frozen. One worker, ViT-B/32 with random weights and OpenAI's activation unless the overrides say otherwise.
 """
 
 from __future__ import annotations
