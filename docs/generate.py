@@ -28,7 +28,7 @@ PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 # files of docs/results/speed
 SPEEDS = [
     "model",
-    "model-zen4",
+    "model-intel",
     "gpu",
     "data",
     "scale",

@@ -151,7 +151,8 @@ def demo() -> str:
 
 SPEED_SHORT = (  # what, with its page; the file and row that hold its number
     ("a training step of VoP over the plain way to compute the same, CPU time", "a-training-step", "model", "VoP"),
-    ("the same on a Zen 4, where oneDNN gains little", "a-training-step", "model-zen4", "VoP"),
+    ("the same on an Intel Xeon, where oneDNN gains nothing", "a-training-step", "model-intel", "VoP"),
+    ("the same there in bf16", "a-training-step", "model-intel", "VoP, bf16"),
     (
         "the first with visual prompts in the last 4 layers, the output of those below reused",
         "a-training-step",
