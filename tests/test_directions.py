@@ -21,7 +21,7 @@ ROOMS = {
         ("errors",),
         ("messages", "fingerprint"),
         ("places", "config"),
-        ("claim", "video", "annotations"),
+        ("whole", "claim", "video", "annotations"),
         ("toy",),
         ("benchmarks",),
         ("prompts",),
