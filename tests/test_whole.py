@@ -63,6 +63,14 @@ def test_a_file_is_fetched_whole_with_its_time_or_stays_as_it_was(tmp_path: Path
     (there / "x").write_bytes(bytes(1000))
     fetch(LOCAL, str(there / "x"), here / "x", time_ns=5 * 10**9)
     assert (here / "x").read_bytes() == bytes(1000) and (here / "x").stat().st_mtime == 5
+    (there / "x").write_bytes(bytes(2**17))
+    old = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2**16, old[1]))  # as in the test above: it fails midway
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            fetch(LOCAL, str(there / "x"), here / "x")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, old)
     (there / "x").unlink()
     with pytest.raises(FileNotFoundError):
         fetch(LOCAL, str(there / "x"), here / "x")

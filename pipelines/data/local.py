@@ -76,7 +76,7 @@ def _fetch(store: str, near: Path, sizes: dict[str, int], most: float) -> None:
 
 
 def _fill(store: str, folder: Path, sizes: dict[str, int], most: float) -> None:
-    """Fetch shards in order until all are here, or there is no room; what the store does not have goes. Memory: a shard."""
+    """Fetch shards in order until all are here, or there is no room; what the store does not have goes. Memory: as `fetch`."""
     folder.mkdir(exist_ok=True)
     here = {path.name: path.stat().st_size for path in folder.iterdir()}
     for name in here.keys() - sizes.keys():  # also what a process left that was killed
