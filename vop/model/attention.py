@@ -1,6 +1,7 @@
 """Scaled dot-product attention: torch's, but for its gradient in bf16 on the CPU, which is computed in fp32.
 
-torch's gradient is much slower there in bf16 than in fp32 ("VoP, bf16" of `vop throughput model`). What is kept for it is in bf16.
+torch's gradient is much slower there in bf16 than in fp32 ("VoP, bf16" of `vop throughput model`). What is kept for it stays in
+bf16.
 """
 
 from __future__ import annotations
