@@ -21,6 +21,8 @@ os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
 os.environ.setdefault("RAY_DEDUP_LOGS_SKIP_REGEX", NOISE)  # of workers
 os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")  # an epoch lasts as long at least; by default 2 s
 os.environ.setdefault("RAY_DISABLE_WORKER_LOG_PREFIX", "1")  # our lines say what they are about
+if {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & os.environ.keys():
+    os.environ.setdefault("RAY_AUTH_MODE", "token")  # else Ray sends no token to the cluster of RAY_ADDRESS
 # Of a sweep MLflow has the logs and the driver prints a line a trial; Ctrl-C shall unwind it, not only stop its trials.
 os.environ |= {"TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1", "TUNE_DISABLE_SIGINT_HANDLER": "1", "RAY_AIR_NEW_OUTPUT": "0"}
 
@@ -102,10 +104,11 @@ def _init(address: str) -> None:
             ray.init(address=address or "local", logging_level="warning", runtime_env=_runtime(address or _free_address()))
     except Exception as error:  # Ray raises many kinds, and the bare one where a machine is too busy to start it
         first = next((line.strip() for line in str(error).splitlines() if line.strip()), type(error).__name__)
-        where = f"RAY_ADDRESS={address}: no connection to this cluster" if address else "Ray did not start on this machine"
-        raise ResourceError(
-            f"{where}: {first[:500]}; its log files are in {scratch.folder()}/ray/session_latest/logs"
-        ) from error
+        if address:
+            token = "if it wants a token, that is RAY_AUTH_TOKEN, or the file ~/.ray/auth_token with RAY_AUTH_MODE=token"
+            raise ResourceError(f"RAY_ADDRESS={address}: no connection to this cluster: {first[:500]}; {token}") from error
+        logs = f"its log files are in {scratch.folder()}/ray/session_latest/logs"
+        raise ResourceError(f"Ray did not start on this machine: {first[:500]}; {logs}") from error
     finally:
         os.environ.pop("RAY_GCS_SERVER_PORT", None)  # of this cluster alone
 

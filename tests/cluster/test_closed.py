@@ -14,7 +14,7 @@ import pytest
 import ray
 from mlflow import MlflowClient
 
-from pipelines.cluster.connect import TOKEN
+from pipelines.cluster.connect import TOKEN, ResourceError, _init
 from pipelines.cluster.ui import free_port
 from tests.support.commands import kill_all, wait_for
 from tests.support.runs import experiment_in
@@ -49,6 +49,32 @@ def test_a_stranger_runs_no_code_on_our_ray(ray_cluster: None, tmp_path: Path, t
         assert done.returncode and "ran as" not in done.stdout
     assert ray.get(ray.remote(lambda: 1).remote()) == 1, "our own work goes on"
     assert TOKEN not in " ".join(psutil.Process().cmdline())
+
+
+@pytest.mark.parametrize(
+    ("given", "mode"),
+    [
+        ({"RAY_AUTH_TOKEN": "0" * 64}, "token"),
+        ({"RAY_AUTH_TOKEN_PATH": "file"}, "token"),
+        ({"RAY_AUTH_TOKEN": "0" * 64, "RAY_AUTH_MODE": "disabled"}, "disabled"),
+        ({}, "None"),
+    ],
+)
+def test_a_token_that_is_given_is_sent_to_the_cluster_of_ray_address(given: dict[str, str], mode: str) -> None:
+    """`tests/sweep/test_growth.py` connects so."""
+    code = "import os, pipelines.cluster.connect; print(os.environ.get('RAY_AUTH_MODE'))"
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("RAY_AUTH_")}
+    done = subprocess.run([sys.executable, "-c", code], env=kept | given, capture_output=True, text=True, check=True)
+    assert done.stdout.split() == [mode]
+
+
+def test_a_cluster_that_refuses_is_said_with_what_it_may_want(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(**arguments: object) -> None:
+        raise ConnectionError("Failed to connect to Ray cluster at 127.0.0.1:9")
+
+    monkeypatch.setattr(ray, "init", refuse)
+    with pytest.raises(ResourceError, match=r"RAY_ADDRESS=127\.0\.0\.1:9: no connection.*Failed to.*wants a token"):
+        _init("127.0.0.1:9")
 
 
 @pytest.mark.usefixtures("slow")

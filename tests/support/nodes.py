@@ -49,6 +49,7 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int, idle_mi
 
     Not by `ray.cluster_utils.AutoscalingCluster`: that begins and ends with `ray stop`, which ends every Ray of the machine.
     """
+    from ray._private.authentication.authentication_token_setup import maybe_enable_token_auth_if_token_available
     from ray.autoscaler._private.monitor import BASE_READONLY_CONFIG
 
     port = free_port()
@@ -58,6 +59,7 @@ def growing(head: dict[str, float], worker: dict[str, float], most: int, idle_mi
         "worker": {"resources": worker, "node_config": {}, "min_workers": 0, "max_workers": most},
     }
     with tempfile.TemporaryDirectory(prefix="vop-", ignore_cleanup_errors=True) as folder, closed():
+        maybe_enable_token_auth_if_token_available(warn_if_disabled=False)  # for what this process asks of it
         file = Path(folder) / "cluster.json"
         config = {
             **BASE_READONLY_CONFIG,
