@@ -165,7 +165,8 @@ def test_asha_stops_weak_trials_and_says_so(ray_cluster: None, videos: Path, tmp
     assert len(runs) == 4 and {run.status for run in runs} == {"FINISHED", "KILLED"}
     assert pruned and all(run.status == "KILLED" and "test/t2v/R1" not in run.metrics for run in pruned)
     assert all(run.status == "FINISHED" for run in runs if run not in pruned)
-    assert {run.tags["pruned"] for run in pruned} == {"by ASHA after epoch 1"}
+    # Who comes first to one of ASHA's looks passes it, be it the weakest.
+    assert {run.tags["pruned"] for run in pruned} <= {"by ASHA after epoch 1", "by ASHA after epoch 3"}
 
 
 def test_tpe_starts_with_the_papers_points_and_repeats_seeds(ray_cluster: None, videos: Path, tmp_path: Path) -> None:
