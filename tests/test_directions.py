@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -174,6 +176,11 @@ def test_annotations_and_frames_need_no_torch(module: str) -> None:
 )
 def test_what_reads_runs_needs_no_torch_and_no_ray(module: str) -> None:
     assert not tops(reached(module)) & {"torch", "torchvision", "ray", "safetensors"}
+
+
+def test_what_drives_a_sweep_loads_no_torch() -> None:
+    code = "import sys, pipelines.sweep.run; assert not {'torch', 'open_clip', 'safetensors'} & set(sys.modules)"
+    subprocess.run([sys.executable, "-c", code], check=True)
 
 
 @pytest.mark.parametrize("module", SPACES)

@@ -20,8 +20,8 @@ from pipelines.data.lists import index_records
 from pipelines.data.options import store_folder, store_options
 from pipelines.data.tasks import tasks_of
 from pipelines.tracking import logged_runs, tracked_run
-from pipelines.train.checkpoint import ERRORS
 from pipelines.train.launch import explain
+from pipelines.train.on_disk import ERRORS
 from vop.benchmarks import Record
 from vop.config import Experiment, load_experiment, params_of
 from vop.errors import VopError

@@ -17,7 +17,7 @@ from pipelines.sweep.record import POINT, RECIPE, Settings
 from pipelines.sweep.space import Point, choices, draw_of
 from pipelines.sweep.trial import Series, TrialReporter, trial
 from pipelines.tracking import Run
-from pipelines.train.run import check_resources
+from pipelines.train.resources import check_resources
 from vop.config import Experiment, validated
 
 logger = logging.getLogger(__name__)

@@ -48,7 +48,7 @@ from pipelines.sweep.space import (
 from pipelines.sweep.trial import Series
 from pipelines.tracking import Run, resting_sweep, tracked_sweep
 from pipelines.train.plan import shared_places
-from pipelines.train.run import check_resources
+from pipelines.train.resources import check_resources
 from vop.config import ConfigError, Experiment, TrackingConfig, Tree, validated, with_value
 from vop.model.architecture import image_size
 from vop.secrets import is_masked, masked_tree

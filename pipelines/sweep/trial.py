@@ -22,8 +22,7 @@ from pipelines.output import Output
 from pipelines.sweep.record import POINT, PRUNED, RECIPE, TRIAL, is_done, key_of
 from pipelines.sweep.space import Point, Space, experiment_of, label, point_of
 from pipelines.tracking import NAME, PARENT, LoggedRun, Run
-from pipelines.train.checkpoint import epochs_of, remove
-from pipelines.train.run import run_experiment
+from pipelines.train.on_disk import remove
 from vop.config import ConfigError, Tree, validated
 from vop.model.architecture import image_size
 
@@ -53,6 +52,10 @@ class Series:
 
 def trial(config: dict[str, Any], run: Run, series: Series, prepared: dict[str, Prepared]) -> None:
     """One point and seed: train it, unless MLflow has it finished; then repeat to Tune what it scored."""
+    # Here, since the driver computes nothing: it follows trials without torch.
+    from pipelines.train.checkpoint import epochs_of
+    from pipelines.train.run import run_experiment
+
     quiet()  # again: Ray Data has been imported since
     logging.getLogger("pipelines").setLevel(logging.WARNING)  # the driver says a line for all of it
     metric = series.space.metric

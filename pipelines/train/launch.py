@@ -16,8 +16,9 @@ from ray.tune.integration.ray_train import TuneReportCallback
 from pipelines.cluster.connect import labelled
 from pipelines.data.streaming import decoding_cpus
 from pipelines.output import Output, storage
-from pipelines.train.checkpoint import ERRORS, epochs_of, trained
+from pipelines.train.checkpoint import epochs_of, trained
 from pipelines.train.elastic import ElasticPolicy
+from pipelines.train.on_disk import ERRORS
 from pipelines.train.training import TrainingError, WorkerError
 from pipelines.train.worker import LOSS, Job, log_epoch, train_loop
 from vop.errors import VopError

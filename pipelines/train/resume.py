@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from pipelines.locations import checkpoint_folder
 from pipelines.output import Output
 from pipelines.tracking import PARENT, SWEEP, LoggedRun, find_run, running
-from pipelines.train.checkpoint import last
+from pipelines.train.on_disk import last
 from pipelines.train.run import Result, run_experiment
 from vop.config import ConfigError, Experiment, TrackingConfig, read_params
 from vop.secrets import is_masked, masked

@@ -12,21 +12,21 @@ from typing import Any
 import ray.tune
 import torch
 
-from pipelines.cluster.connect import ResourceError, cluster_has, connected, needs_of
-from pipelines.cluster.growth import awaited
+from pipelines.cluster.connect import connected
 from pipelines.cluster.probe import check_shared
 from pipelines.cluster.stop import stoppable
 from pipelines.data.prepare import Prepared, mend, prepare
 from pipelines.data.store import read_manifest
-from pipelines.data.streaming import decoding_cpus
 from pipelines.locations import checkpoint_folder
 from pipelines.output import Output
 from pipelines.score.evaluate import evaluate, write_queries
 from pipelines.tracking import LoggedRun, Run, tracked_run
 from pipelines.tracking.experiment import TRAINABLE
-from pipelines.train.checkpoint import remove, trained
+from pipelines.train.checkpoint import trained
 from pipelines.train.launch import train_on_workers
+from pipelines.train.on_disk import remove
 from pipelines.train.plan import check, shared_places
+from pipelines.train.resources import check_resources
 from pipelines.train.training import TrainingError
 from pipelines.train.worker import Job, Worker, train
 from vop.config import ConfigError, Experiment
@@ -174,27 +174,3 @@ def _validation(adapter: Adapter, store: str, in_process: bool) -> dict[str, flo
         return selected
     scored = evaluate(adapter, store, adapter.experiment.training.select, in_process).metrics
     return {f"val/{name}": value for name, value in scored.items()}
-
-
-def check_resources(experiment: Experiment) -> bool:
-    """Whether to use GPUs. Raises ResourceError if the workers do not fit the cluster, before they hang.
-
-    Waits for nodes that can still come.
-    """
-    resources, own = experiment.resources, needs_of(experiment.resources)
-    if own.get("GPU", 1) < 1 and resources.most > 1:
-        share = f"resources.gpus_per_worker={resources.gpus_per_worker:g}"
-        raise ResourceError(
-            f"{share} is for trainings with resources.num_workers=1: two workers of one cannot share a GPU (NCCL)"
-        )
-    decoding = [{"CPU": 1.0}] * decoding_cpus(experiment)
-    who = f"the training needs {{}} for {resources.fewest} workers{' and 1 to decode' if decoding else ''}"
-    if lacks := awaited(who, [own] * resources.fewest + decoding):
-        raise ResourceError(f"{lacks}: lower resources.num_workers or resources.cpus_per_worker")
-    if resources.use_gpu is None and "GPU" not in own and (gpus := cluster_has("GPU", "train")):
-        logger.warning(
-            "training on CPUs: each of resources.num_workers=%s wants a GPU, the cluster has %g; resources.num_workers=%d "
-            "trains on GPUs, with the same loss",
-            *(resources.num_workers, gpus, max(1, int(gpus))),
-        )
-    return "GPU" in own

@@ -30,9 +30,10 @@ from pipelines.output import Output
 from pipelines.score.embed import embed, scores
 from pipelines.tracking import Run
 from pipelines.train.captions import check_frame_captions
-from pipelines.train.checkpoint import best_of, last, save, state_of
+from pipelines.train.checkpoint import best_of, save, state_of
 from pipelines.train.copies import Finite, on_device
 from pipelines.train.elastic import LEFT
+from pipelines.train.on_disk import last
 from pipelines.train.order import all_batches, share, share_sizes
 from pipelines.train.step import average_gradients, backward
 from pipelines.train.training import Training, TrainingError, training_of

@@ -23,7 +23,8 @@ from pipelines.cluster.servers import mlflow_server
 from pipelines.cluster.ui import free_port
 from pipelines.locations import TrackingError, tracking_uri
 from pipelines.tracking import Run, logged_runs, tracked_run
-from pipelines.train.checkpoint import epochs_of, last, save
+from pipelines.train.checkpoint import epochs_of, save
+from pipelines.train.on_disk import last
 from pipelines.train.training import TrainingError, training_of
 from tests.chaos.kind import Kind, Skipped
 from tests.chaos.stores import fill, full_disk

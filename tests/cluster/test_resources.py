@@ -19,7 +19,7 @@ from pipelines.score.evaluate import _room
 from pipelines.sweep.fit import _resources
 from pipelines.train import elastic
 from pipelines.train.elastic import LEFT, ElasticPolicy
-from pipelines.train.run import check_resources
+from pipelines.train.resources import check_resources
 from tests.support.recipe import recipe
 from vop.config import Experiment
 

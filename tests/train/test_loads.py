@@ -12,7 +12,8 @@ import torch
 from pipelines.locations import checkpoint_folder
 from pipelines.score.evaluate import evaluate
 from pipelines.tracking import Run, tracked_run
-from pipelines.train.checkpoint import last, state_of
+from pipelines.train.checkpoint import state_of
+from pipelines.train.on_disk import last
 from pipelines.train.worker import Job, Worker, train
 from tests.support.recipe import recipe
 from tests.support.stores import write_store

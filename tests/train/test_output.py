@@ -14,7 +14,7 @@ from pipelines.cluster.stop import Stopped
 from pipelines.data.check import check_output
 from pipelines.locations import adapter_folder, artifact_folder, checkpoint_folder, output_folder, tracking_uri
 from pipelines.output import Output
-from pipelines.train.checkpoint import ERRORS, last, remove
+from pipelines.train.on_disk import ERRORS, last, remove
 from pipelines.train.resume import resume
 from pipelines.train.run import Result, run_experiment
 from tests.support.runs import the_run

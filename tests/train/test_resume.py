@@ -21,7 +21,8 @@ from pipelines.locations import checkpoint_folder
 from pipelines.score.evaluate import evaluate_adapter
 from pipelines.tracking import PARENT, SWEEP, log_report, tracked_run
 from pipelines.train import run as training
-from pipelines.train.checkpoint import STATE, last, save, state_of
+from pipelines.train.checkpoint import STATE, save, state_of
+from pipelines.train.on_disk import last
 from pipelines.train.resume import resume, run_id
 from pipelines.train.run import Result, run_experiment
 from pipelines.train.training import Training, TrainingError, training_of
