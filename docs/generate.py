@@ -29,6 +29,7 @@ PART = re.compile(r"<!-- part: ([\w-]+) -->\n.*?<!-- end -->", re.DOTALL)
 SPEEDS = [
     "model",
     "model-intel",
+    "demo",
     "gpu",
     "data",
     "scale",

@@ -182,6 +182,19 @@ def sweep(recipe: Recipe, overrides: Overrides = None, output: Output = None) ->
 
 
 @commands.command()
+def demo(
+    rounds: Annotated[int, typer.Option(min=1, help="how often each way is run, after one run that does not count")] = 3,
+    output: Output = None,
+) -> None:
+    """The demo with linear layers of frozen weights by oneDNN against those by MKL; about ten minutes."""
+    from pipelines.throughput.demo import measure
+
+    rows = measure(rounds)
+    print_rows("throughput demo", rows)
+    _write(output, ["demo", f"--rounds={rounds}"], rows)
+
+
+@commands.command()
 def start(
     rounds: Annotated[int, typer.Option(help="how often each command is run")] = 5,
     output: Output = None,

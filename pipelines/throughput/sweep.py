@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 import tempfile
@@ -20,6 +21,7 @@ SPACE = {{"training.learning_rate": grid_search({})}}
 METRIC, MODE = "val/t2v/R1", "max"
 """
 PARTS = COMMAND, TRIALS, OTHERS = "the command", "trials", "Ray's own processes"
+WORKERS = "ray::ImplicitFunc", "ray::IDLE"  # names that Ray gives to the processes of trials
 
 
 def measure(recipe: str, overrides: list[str]) -> list[Measurement]:
@@ -30,23 +32,23 @@ def measure(recipe: str, overrides: list[str]) -> list[Measurement]:
         rates = [f"{rate:.0e}" for rate in RATES]
         (folder / "space.py").write_text(SPACE.format(list(map(float, rates))))
         spent = {"trainings": 0.0, "sweep": 0.0}
-        _cpu_seconds(["prepare", *fixed])
+        command_seconds(["prepare", *fixed])
 
         def train(some: list[str]) -> None:
             for rate in some:
                 to = f"tracking.output={folder}/trainings"
-                spent["trainings"] += sum(_cpu_seconds(["train", *fixed, f"training.learning_rate={rate}", to]).values())
+                spent["trainings"] += sum(command_seconds(["train", *fixed, f"training.learning_rate={rate}", to]).values())
 
         train(rates[: len(rates) // 2])
         to = f"tracking.output={folder}/sweep"
-        parts = _cpu_seconds(["tune", *fixed, "--space", str(folder / "space.py"), to])
+        parts = command_seconds(["tune", *fixed, "--space", str(folder / "space.py"), to])
         train(rates[len(rates) // 2 :])
         trials = [run for run in _runs(folder / "sweep") if "trial" in run.tags]
         alone = _runs(folder / "trainings")
         shards = list((folder / "cache" / "frames").glob("*/frames/*.parquet"))
         keys = [key for shard in shards for key in pq.read_table(shard, columns=["key"])["key"].to_pylist()]
         spent["sweep"] = sum(parts.values())
-        trained = {name: _trained(folder / name) for name in spent}
+        trained = {name: epoch_seconds(folder / name) for name in spent}
         ratios = {name: seconds / trained[name] for name, seconds in spent.items()}
         parts[TRIALS] -= trained["sweep"]
         same = sorted(run.metrics["test/t2v/R1"] for run in trials) == sorted(run.metrics["test/t2v/R1"] for run in alone)
@@ -67,18 +69,22 @@ def _runs(output: Path) -> list[LoggedRun]:
     return logged_runs(load_experiment("", [f"tracking.output={output}"]).tracking)
 
 
-def _trained(output: Path) -> float:
+def epoch_seconds(output: Path) -> float:
     """CPU seconds of all epochs of all runs: steps and validation."""
     return sum(sum(Run(f"sqlite:///{output}/mlflow.db", run.id).history("epoch/cpu_seconds")) for run in _runs(output))
 
 
-def _cpu_seconds(words: list[str]) -> dict[str, float]:
-    """Run a vop command to its end; CPU seconds of itself, of the processes of trials, and of all else, which is Ray's."""
-    process = subprocess.Popen([sys.executable, "-m", "pipelines", *words], stdout=subprocess.DEVNULL)
+def command_seconds(words: list[str], **environment: str) -> dict[str, float]:
+    """Run a vop command to its end; CPU seconds of itself, of the processes of trials, and of all else, which is Ray's.
+
+    A worker is idle while it starts: what that takes are the libraries of trials.
+    """
+    command = [sys.executable, "-m", "pipelines", *words]
+    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, env=os.environ | environment)
     watched = TreeTimes(process.pid)
     if code := process.wait():
         raise RuntimeError(f"vop {' '.join(words)} ended with exit code {code}")
     spent = dict.fromkeys(PARTS, 0.0)
     for name, seconds in watched.stop().items():
-        spent[COMMAND if name == "root" else TRIALS if name.startswith("ray::ImplicitFunc") else OTHERS] += seconds
+        spent[COMMAND if name == "root" else TRIALS if name.startswith(WORKERS) else OTHERS] += seconds
     return spent
