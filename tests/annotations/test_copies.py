@@ -67,3 +67,12 @@ def test_equal_ends_are_not_enough(tmp_path: Path) -> None:
     assert hash_ends(paths[0])["digest"] == hash_ends(paths[1])["digest"] and hash_all(paths[0]) != hash_all(paths[1])
     equal = equal_files({path: 2 * END_BYTES + 1 for path in paths}, lambda some, function, _: map(function, some))
     assert equal == {paths[2]: paths[0]}
+
+
+def test_what_cannot_be_read_equals_nothing_and_order_does_not_matter(tmp_path: Path) -> None:
+    for name in "dcba":
+        (tmp_path / name).write_bytes(b"the same")
+    sizes = {str(tmp_path / name): 8 for name in ("d", "gone", "a", "lost", "c", "b")}
+    equal = equal_files(sizes, lambda some, function, _: map(function, reversed(some)))
+    assert {Path(path).name: Path(first).name for path, first in equal.items()} == {"b": "a", "c": "a", "d": "a"}
+    assert equal_files(dict.fromkeys(sizes, 0), lambda some, function, _: map(function, some)) == {}

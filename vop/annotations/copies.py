@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
@@ -23,18 +23,16 @@ def equal_files(sizes: Mapping[str, int], hashed: Hashed) -> dict[str, str]:
     Files without a byte, and those that cannot be read, equal none.
     """
     groups: dict[Any, list[str]] = defaultdict(list)
-    of_size = Counter(sizes.values())
-    for path in sorted(path for path, size in sizes.items() if size and of_size[size] > 1):
-        groups[sizes[path]].append(path)
+    for path, size in sizes.items():
+        if size:
+            groups[size].append(path)
     for function, doing in ((hash_ends, "equal sizes"), (hash_all, "equal ends")):
-        suspects = sorted(path for paths in groups.values() if len(paths) > 1 for path in paths)
-        digests = {row["path"]: row["digest"] for row in hashed(suspects, function, doing)}
-        regrouped: dict[Any, list[str]] = defaultdict(list)
-        for size, paths in groups.items():
-            for path in paths:
-                regrouped[size, digests.get(path) or path].append(path)
-        groups = regrouped
-    return {path: paths[0] for paths in groups.values() for path in paths[1:]}
+        suspects = {path: key for key, paths in groups.items() if len(paths) > 1 for path in paths}
+        groups = defaultdict(list)
+        for row in hashed(sorted(suspects), function, doing):
+            if row["digest"]:
+                groups[suspects[row["path"]], row["digest"]].append(row["path"])
+    return {path: first for paths in groups.values() for first, *others in [sorted(paths)] for path in others}
 
 
 def hash_ends(path: str) -> dict[str, Any]:
