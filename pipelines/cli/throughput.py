@@ -186,7 +186,7 @@ def demo(
     rounds: Annotated[int, typer.Option(min=1, help="how often each way is run, after one run that does not count")] = 3,
     output: Output = None,
 ) -> None:
-    """The demo with linear layers of frozen weights by oneDNN against those by MKL; about ten minutes."""
+    """The demo with linear layers of frozen weights by oneDNN against those by MKL; about twenty minutes."""
     from pipelines.throughput.demo import measure
 
     rows = measure(rounds)

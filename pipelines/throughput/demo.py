@@ -26,9 +26,9 @@ def measure(rounds: int) -> list[Measurement]:
                 epochs[way].append(epoch_seconds(output))
     return [
         Measurement("the demo by MKL: CPU seconds", f"{statistics.median(whole[mkl]):.0f}"),
-        Measurement("of them in epochs", f"{statistics.median(epochs[mkl]):.0f}"),
+        Measurement("of them in epochs, on the first of two workers", f"{statistics.median(epochs[mkl]):.0f}"),
         Measurement("the demo by oneDNN over that by MKL, CPU time", f"{_ratio(whole[onednn], whole[mkl]):.2f}"),
-        Measurement("its epochs by oneDNN over those by MKL, CPU time", f"{_ratio(epochs[onednn], epochs[mkl]):.2f}"),
+        Measurement("these epochs by oneDNN over those by MKL, CPU time", f"{_ratio(epochs[onednn], epochs[mkl]):.2f}"),
     ]
 
 
